@@ -1,0 +1,321 @@
+//! The engine contract: what every engine promises to the S3 layer, and nothing about HTTP.
+//!
+//! # Buckets
+//! A bucket has a name, a directory of entries and one [`BucketConfig`] document. Creating is
+//! refused for a name that exists; deleting is refused while anything is in it.
+//!
+//! # Entries
+//! A key is at any instant one complete [`Entry`] with its bytes, or absent. What a reader opened
+//! stays what it reads, whatever happens to the key meanwhile.
+//!
+//! # Writing
+//! `begin -> append* -> commit`. The [`Precondition`] is evaluated atomically with the commit.
+//! When `commit` returns `Ok`, the write is durable as the bucket's [`Durability`] says. A
+//! [`Writer`] that is dropped before its commit undoes itself without blocking. Bytes are hashed
+//! by the caller: the engine stores the ETag and the checksum that it is given.
+//!
+//! # Scanning
+//! Ordered by the keys' UTF-8 bytes. A delimiter seeks past a common prefix, it does not walk it.
+//!
+//! # Multipart
+//! Uploads and parts survive a restart. Completing is one atomic commit, and repeating it with the
+//! same upload while its object is current answers the same entry.
+//!
+//! # What comes next
+//! Versions are further entries of the same key, newest first, named by a version id in `open`,
+//! `head` and `delete`; tags, retention and legal hold are fields of [`Entry`] that
+//! `set_metadata` changes. The on-disk record is extensible for them (see `docs/design.md`).
+//!
+//! `tests/engine_contract.rs` holds every engine to this page.
+
+pub mod fs;
+mod types;
+
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+
+pub use types::{
+    BucketConfig, BucketInfo, BucketName, Checksum, ChecksumAlgorithm, ChecksumKind, Commit,
+    CompletePlan, Condition, Deleted, Durability, ETag, EngineError, Entry, InvalidName, Metadata,
+    ObjectKey, Part, PartRef, PartsPage, Precondition, Range, Resume, ScanItem, ScanPage, ScanPlan,
+    Upload, UploadId, UploadPlan, UploadsPage, UploadsPlan,
+};
+
+/// Everything that is served by this process: finds a bucket by its name and makes new ones.
+#[derive(Debug)]
+pub enum Engine {
+    Fs(fs::FsEngine),
+}
+
+impl Engine {
+    /// The bucket of that name, or [`EngineError::NoSuchBucket`].
+    pub async fn bucket(&self, name: &BucketName) -> Result<Bucket, EngineError> {
+        match self {
+            Self::Fs(fs) => fs.bucket(name).await.map(Bucket::Fs),
+        }
+    }
+
+    /// All buckets, ordered by name.
+    pub async fn list_buckets(&self) -> Result<Vec<BucketInfo>, EngineError> {
+        match self {
+            Self::Fs(fs) => fs.list_buckets().await,
+        }
+    }
+
+    /// Makes an empty bucket. Errors: [`EngineError::BucketExists`], and
+    /// [`EngineError::BucketsAreFixed`] where buckets cannot be made.
+    pub async fn create_bucket(
+        &self,
+        name: &BucketName,
+        config: BucketConfig,
+    ) -> Result<(), EngineError> {
+        match self {
+            Self::Fs(fs) => fs.create_bucket(name, config).await,
+        }
+    }
+
+    /// Removes an empty bucket. Errors: [`EngineError::NoSuchBucket`],
+    /// [`EngineError::BucketNotEmpty`], [`EngineError::BucketsAreFixed`].
+    pub async fn delete_bucket(&self, name: &BucketName) -> Result<(), EngineError> {
+        match self {
+            Self::Fs(fs) => fs.delete_bucket(name).await,
+        }
+    }
+}
+
+/// One bucket. Cheap to clone; every method may be called from any shard.
+#[derive(Clone, Debug)]
+pub enum Bucket {
+    Fs(Arc<fs::FsBucket>),
+}
+
+impl Bucket {
+    pub fn durability(&self) -> Durability {
+        match self {
+            Self::Fs(bucket) => bucket.durability(),
+        }
+    }
+
+    /// The bucket's configuration as this installation trusts it (at most one second old when
+    /// another process changed it).
+    pub async fn config(&self) -> Result<Arc<BucketConfig>, EngineError> {
+        match self {
+            Self::Fs(bucket) => bucket.config().await,
+        }
+    }
+
+    /// The current entry of a key, without its bytes.
+    pub async fn head(&self, key: &ObjectKey) -> Result<Arc<Entry>, EngineError> {
+        match self {
+            Self::Fs(bucket) => bucket.head(key).await,
+        }
+    }
+
+    /// Pins the current entry of a key for reading.
+    pub async fn open(&self, key: &ObjectKey) -> Result<Reader, EngineError> {
+        match self {
+            Self::Fs(bucket) => bucket.open(key).await.map(Reader::Fs),
+        }
+    }
+
+    /// Starts a write. `size_bytes`: the length that is to come, where it is known.
+    pub async fn begin(
+        &self,
+        key: &ObjectKey,
+        size_bytes: Option<u64>,
+    ) -> Result<Writer, EngineError> {
+        match self {
+            Self::Fs(bucket) => bucket.begin(key, size_bytes).await.map(Writer::Fs),
+        }
+    }
+
+    /// Replaces the metadata of the current entry; its bytes, ETag, checksum and parts stay.
+    /// The entry's `modified` becomes now.
+    pub async fn set_metadata(
+        &self,
+        key: &ObjectKey,
+        metadata: Metadata,
+        precondition: &Precondition,
+    ) -> Result<Arc<Entry>, EngineError> {
+        match self {
+            Self::Fs(bucket) => bucket.set_metadata(key, metadata, precondition).await,
+        }
+    }
+
+    /// Removes the current entry. A key that does not exist is `Deleted::Absent`, not an error,
+    /// unless the precondition asks for one that exists.
+    pub async fn delete(
+        &self,
+        key: &ObjectKey,
+        precondition: &Precondition,
+    ) -> Result<Deleted, EngineError> {
+        match self {
+            Self::Fs(bucket) => bucket.delete(key, precondition).await,
+        }
+    }
+
+    /// One page of the ordered listing.
+    pub async fn scan(&self, plan: &ScanPlan) -> Result<ScanPage, EngineError> {
+        match self {
+            Self::Fs(bucket) => bucket.scan(plan).await,
+        }
+    }
+
+    /// Opens a multipart upload; durable when it returns.
+    pub async fn create_upload(
+        &self,
+        key: &ObjectKey,
+        plan: UploadPlan,
+    ) -> Result<UploadId, EngineError> {
+        match self {
+            Self::Fs(bucket) => bucket.create_upload(key, plan).await,
+        }
+    }
+
+    /// The upload, or [`EngineError::NoSuchUpload`] also when it belongs to another key.
+    pub async fn upload(&self, key: &ObjectKey, id: &UploadId) -> Result<Arc<Upload>, EngineError> {
+        match self {
+            Self::Fs(bucket) => bucket.upload(key, id).await,
+        }
+    }
+
+    /// Starts part `number`; finished by [`Writer::commit_part`]. The last commit of a number wins.
+    pub async fn begin_part(
+        &self,
+        key: &ObjectKey,
+        id: &UploadId,
+        number: u32,
+        size_bytes: Option<u64>,
+    ) -> Result<Writer, EngineError> {
+        match self {
+            Self::Fs(bucket) => bucket
+                .begin_part(key, id, number, size_bytes)
+                .await
+                .map(Writer::Fs),
+        }
+    }
+
+    /// Committed parts with `number > after`, ordered by number, at most `limit`.
+    pub async fn list_parts(
+        &self,
+        key: &ObjectKey,
+        id: &UploadId,
+        after: u32,
+        limit: usize,
+    ) -> Result<PartsPage, EngineError> {
+        match self {
+            Self::Fs(bucket) => bucket.list_parts(key, id, after, limit).await,
+        }
+    }
+
+    /// Open uploads ordered by key, then by the time they were opened.
+    pub async fn list_uploads(&self, plan: &UploadsPlan) -> Result<UploadsPage, EngineError> {
+        match self {
+            Self::Fs(bucket) => bucket.list_uploads(plan).await,
+        }
+    }
+
+    /// Turns the named parts, in this order, into the current entry of the key, atomically.
+    /// [`EngineError::InvalidPart`] if one is no longer what the plan names. A repetition while
+    /// the object made by this upload is current answers its entry again.
+    pub async fn complete(
+        &self,
+        key: &ObjectKey,
+        id: &UploadId,
+        plan: CompletePlan,
+    ) -> Result<Arc<Entry>, EngineError> {
+        match self {
+            Self::Fs(bucket) => bucket.complete(key, id, plan).await,
+        }
+    }
+
+    /// Drops the upload and its parts.
+    pub async fn abort(&self, key: &ObjectKey, id: &UploadId) -> Result<(), EngineError> {
+        match self {
+            Self::Fs(bucket) => bucket.abort(key, id).await,
+        }
+    }
+}
+
+/// A pinned entry: reads the bytes of the version that was current when it was opened.
+#[derive(Debug)]
+pub enum Reader {
+    Fs(fs::FsReader),
+}
+
+impl Reader {
+    pub fn entry(&self) -> &Arc<Entry> {
+        match self {
+            Self::Fs(reader) => reader.entry(),
+        }
+    }
+
+    /// The bytes of `range`, which lies within the entry, in order.
+    pub fn read(self, range: Range) -> ByteStream {
+        match self {
+            Self::Fs(reader) => ByteStream::Fs(reader.read(range)),
+        }
+    }
+}
+
+/// Bytes of one reader, piece by piece.
+#[derive(Debug)]
+pub enum ByteStream {
+    Fs(fs::FsByteStream),
+}
+
+impl ByteStream {
+    /// The next piece; `None` once all of the range has been given. An error
+    /// ([`EngineError::Changed`], [`EngineError::Corrupt`], [`EngineError::Io`]) is final, and the
+    /// last piece is given only after the engine knows that all pieces belong together.
+    pub fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, EngineError>>> {
+        match self {
+            Self::Fs(stream) => stream.poll_next(cx),
+        }
+    }
+
+    pub async fn next(&mut self) -> Option<Result<Bytes, EngineError>> {
+        std::future::poll_fn(|cx| self.poll_next(cx)).await
+    }
+}
+
+/// An unfinished object or part. Dropping it undoes it without blocking.
+#[derive(Debug)]
+pub enum Writer {
+    Fs(fs::FsWriter),
+}
+
+impl Writer {
+    pub async fn append(&mut self, bytes: Bytes) -> Result<(), EngineError> {
+        match self {
+            Self::Fs(writer) => writer.append(bytes).await,
+        }
+    }
+
+    /// Appends `range` of another entry; by reference or inside the kernel where possible.
+    pub async fn append_from(&mut self, source: Reader, range: Range) -> Result<(), EngineError> {
+        match (self, source) {
+            (Self::Fs(writer), Reader::Fs(source)) => writer.append_from(source, range).await,
+        }
+    }
+
+    /// Makes the bytes the current entry of the key.
+    pub async fn commit(self, commit: Commit) -> Result<Arc<Entry>, EngineError> {
+        match self {
+            Self::Fs(writer) => writer.commit(commit).await,
+        }
+    }
+
+    /// Makes the bytes the part that [`Bucket::begin_part`] named.
+    pub async fn commit_part(
+        self,
+        etag: ETag,
+        checksum: Option<Checksum>,
+    ) -> Result<Part, EngineError> {
+        match self {
+            Self::Fs(writer) => writer.commit_part(etag, checksum).await,
+        }
+    }
+}

@@ -1,0 +1,562 @@
+//! The words of the engine contract: names, entries, plans and errors.
+
+use std::fmt;
+use std::io;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use crate::clock::Timestamp;
+use crate::limits::KEY_BYTES_MAX;
+
+/// A legal bucket name: 3 to 63 of `a-z`, `0-9`, `-` and `.`, as S3's naming rules have it.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct BucketName(Arc<str>);
+
+impl BucketName {
+    /// Checks the general-purpose bucket naming rules of S3's user guide.
+    pub fn parse(raw: &str) -> Result<Self, InvalidName> {
+        let bytes = raw.as_bytes();
+        let edge = |b: Option<&u8>| b.is_some_and(|b| b.is_ascii_lowercase() || b.is_ascii_digit());
+        let legal =
+            |b: &u8| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'-' | b'.');
+        let reason = if !(3..=63).contains(&bytes.len()) {
+            "must be 3 to 63 characters long"
+        } else if !bytes.iter().all(legal) {
+            "may hold only lower-case letters, digits, '-' and '.'"
+        } else if !edge(bytes.first()) || !edge(bytes.last()) {
+            "must start and end with a lower-case letter or a digit"
+        } else if raw.contains("..") {
+            "must not hold two dots in a row"
+        } else if raw.parse::<std::net::Ipv4Addr>().is_ok() {
+            "must not look like an IP address"
+        } else if RESERVED_PREFIXES
+            .iter()
+            .any(|prefix| raw.starts_with(prefix))
+        {
+            "starts with a prefix that S3 reserves"
+        } else if RESERVED_SUFFIXES.iter().any(|suffix| raw.ends_with(suffix)) {
+            "ends with a suffix that S3 reserves"
+        } else {
+            return Ok(Self(raw.into()));
+        };
+        Err(InvalidName {
+            what: "bucket name",
+            reason,
+        })
+    }
+
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for BucketName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// A legal object key: 1 to 1,024 bytes of UTF-8 without NUL. Any other string is a key, `..`
+/// and `a//b` included: a key is not a path.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ObjectKey(Arc<str>);
+
+impl ObjectKey {
+    pub fn parse(raw: &str) -> Result<Self, InvalidName> {
+        let reason = if raw.is_empty() {
+            "must not be empty"
+        } else if raw.len() > KEY_BYTES_MAX {
+            "must not be longer than 1024 bytes"
+        } else if raw.contains('\0') {
+            "must not hold a NUL character"
+        } else {
+            return Ok(Self(raw.into()));
+        };
+        Err(InvalidName {
+            what: "key",
+            reason,
+        })
+    }
+
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for ObjectKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Why a string is no bucket name or no key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the {what} {reason}")]
+pub struct InvalidName {
+    pub what: &'static str,
+    pub reason: &'static str,
+}
+
+/// An entity tag without its quotes: 32 hex digits (MD5 of the bytes) or `<32 hex>-<number>`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct ETag(Arc<str>);
+
+impl ETag {
+    pub fn new(value: impl Into<Arc<str>>) -> Self {
+        Self(value.into())
+    }
+
+    /// The ETag of bytes with this MD5.
+    pub fn from_md5(digest: [u8; 16]) -> Self {
+        Self(hex(&digest).into())
+    }
+
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for ETag {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Lower-case hexadecimal digits of `bytes`.
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    use fmt::Write as _;
+    bytes
+        .iter()
+        .fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
+            // Writing to a String cannot fail.
+            let _ = write!(text, "{byte:02x}");
+            text
+        })
+}
+
+/// The additional checksums that S3 knows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "UPPERCASE")]
+pub enum ChecksumAlgorithm {
+    Crc32,
+    Crc32c,
+    Crc64nvme,
+    Sha1,
+    Sha256,
+}
+
+/// What a checksum was computed over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+pub enum ChecksumKind {
+    /// The bytes of the object, or of one part.
+    FullObject,
+    /// The checksums of the parts, one after the other.
+    Composite,
+}
+
+/// A checksum as the client gave it or asked for it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Checksum {
+    pub algorithm: ChecksumAlgorithm,
+    pub kind: ChecksumKind,
+    /// The digest's bytes, big-endian: 4, 8, 20 or 32.
+    pub digest: Box<[u8]>,
+}
+
+/// What a client says about an object beside its bytes.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Metadata {
+    pub content_type: Option<Box<str>>,
+    pub content_encoding: Option<Box<str>>,
+    pub content_language: Option<Box<str>>,
+    pub content_disposition: Option<Box<str>>,
+    pub cache_control: Option<Box<str>>,
+    pub expires: Option<Box<str>>,
+    pub website_redirect: Option<Box<str>>,
+    /// Names in lower case without `x-amz-meta-`, in the order they came.
+    pub user: Vec<(Box<str>, Box<str>)>,
+}
+
+/// One object as HEAD shows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entry {
+    pub size_bytes: u64,
+    pub etag: ETag,
+    pub modified: Timestamp,
+    pub checksum: Option<Checksum>,
+    pub metadata: Metadata,
+    /// The parts that it was completed from, in order; empty for an object of one PUT.
+    pub parts: Arc<[Part]>,
+}
+
+/// One part of an upload, or of the object made from it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Part {
+    /// 1 to 10,000.
+    pub number: u32,
+    pub size_bytes: u64,
+    pub etag: ETag,
+    pub modified: Timestamp,
+    pub checksum: Option<Checksum>,
+}
+
+/// Bytes `start_bytes .. start_bytes + size_bytes` of an entry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Range {
+    pub start_bytes: u64,
+    pub size_bytes: u64,
+}
+
+/// What must hold of the current entry for a write or delete to happen; all parts must hold.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Precondition {
+    /// `If-Match`: the entry must exist and match.
+    pub if_match: Option<Condition>,
+    /// `If-None-Match`: the entry must be absent or not match.
+    pub if_none_match: Option<Condition>,
+    /// DELETE only: the entry's last modification, compared in whole seconds.
+    pub if_modified_at: Option<Timestamp>,
+    /// DELETE only: the entry's size.
+    pub if_size_bytes: Option<u64>,
+}
+
+/// An ETag condition.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Condition {
+    /// `*`: any entry.
+    Any,
+    /// One of these.
+    OneOf(Vec<ETag>),
+}
+
+impl Condition {
+    pub fn matches(&self, etag: &ETag) -> bool {
+        match self {
+            Self::Any => true,
+            Self::OneOf(etags) => etags.contains(etag),
+        }
+    }
+}
+
+impl Precondition {
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// `Err(NoSuchKey)` when an entry is asked for and there is none (S3 answers 404 then),
+    /// `Err(PreconditionFailed)` when one is there and does not fit.
+    pub fn check(&self, current: Option<&Entry>) -> Result<(), EngineError> {
+        let Some(entry) = current else {
+            let asks = self.if_match.is_some()
+                || self.if_modified_at.is_some()
+                || self.if_size_bytes.is_some();
+            return if asks {
+                Err(EngineError::NoSuchKey)
+            } else {
+                Ok(())
+            };
+        };
+        let holds = self
+            .if_match
+            .as_ref()
+            .is_none_or(|c| c.matches(&entry.etag))
+            && self
+                .if_none_match
+                .as_ref()
+                .is_none_or(|c| !c.matches(&entry.etag))
+            && self
+                .if_modified_at
+                .is_none_or(|at| at.unix_seconds() == entry.modified.unix_seconds())
+            && self
+                .if_size_bytes
+                .is_none_or(|size| size == entry.size_bytes);
+        if holds {
+            Ok(())
+        } else {
+            Err(EngineError::PreconditionFailed)
+        }
+    }
+}
+
+/// What a commit stores beside the bytes.
+#[derive(Clone, Debug)]
+pub struct Commit {
+    pub etag: ETag,
+    pub checksum: Option<Checksum>,
+    pub metadata: Metadata,
+    pub precondition: Precondition,
+}
+
+/// What a delete found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Deleted {
+    Removed,
+    Absent,
+}
+
+/// Which page of a listing.
+#[derive(Clone, Debug, Default)]
+pub struct ScanPlan {
+    /// Only keys that start with this.
+    pub prefix: Box<str>,
+    /// Keys that hold it after the prefix are rolled up to a common prefix that ends with it.
+    pub delimiter: Option<Box<str>>,
+    /// Where to go on; `None`: at the start.
+    pub after: Option<Resume>,
+    /// Most items (keys and common prefixes) of the page; 0 gives an empty page that is not
+    /// truncated.
+    pub limit: usize,
+}
+
+/// Where a scan goes on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Resume {
+    /// At the first key greater than this string (which need not be a key).
+    Key(Box<str>),
+    /// At the first key that is greater than this common prefix and does not start with it.
+    Prefix(Box<str>),
+}
+
+/// One page, ordered by UTF-8 bytes, keys and common prefixes mixed.
+#[derive(Clone, Debug, Default)]
+pub struct ScanPage {
+    pub items: Vec<ScanItem>,
+    /// More follows after the last item.
+    pub truncated: bool,
+}
+
+/// One line of a listing.
+#[derive(Clone, Debug)]
+pub enum ScanItem {
+    Object {
+        key: ObjectKey,
+        entry: Arc<Entry>,
+    },
+    /// Ends with the delimiter.
+    CommonPrefix(Box<str>),
+}
+
+impl ScanItem {
+    pub fn name(&self) -> &str {
+        match self {
+            Self::Object { key, .. } => key.as_str(),
+            Self::CommonPrefix(prefix) => prefix,
+        }
+    }
+}
+
+/// Names an upload: opaque, unguessable, URL-safe.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct UploadId(Arc<str>);
+
+impl UploadId {
+    /// Any string; one that no engine gave out finds no upload.
+    pub fn new(value: impl Into<Arc<str>>) -> Self {
+        Self(value.into())
+    }
+
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// What an upload's object will carry.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UploadPlan {
+    pub metadata: Metadata,
+    /// The checksum that its parts carry and how the object's is made from them.
+    pub checksum: Option<(ChecksumAlgorithm, ChecksumKind)>,
+    /// Owner id of whoever opened it.
+    pub initiator: Box<str>,
+}
+
+/// An open upload.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Upload {
+    pub id: UploadId,
+    pub key: ObjectKey,
+    pub opened: Timestamp,
+    pub plan: UploadPlan,
+}
+
+/// One page of an upload's parts.
+#[derive(Clone, Debug)]
+pub struct PartsPage {
+    pub upload: Arc<Upload>,
+    pub parts: Vec<Part>,
+    pub truncated: bool,
+}
+
+/// Which page of the open uploads.
+#[derive(Clone, Debug, Default)]
+pub struct UploadsPlan {
+    pub prefix: Box<str>,
+    pub delimiter: Option<Box<str>>,
+    /// Keys greater than this, or equal with an upload id after `after_id` in the order listed.
+    pub after_key: Box<str>,
+    pub after_id: Option<UploadId>,
+    pub limit: usize,
+}
+
+/// One page of open uploads.
+#[derive(Clone, Debug, Default)]
+pub struct UploadsPage {
+    pub uploads: Vec<Arc<Upload>>,
+    pub common_prefixes: Vec<Box<str>>,
+    pub truncated: bool,
+}
+
+/// The parts to make an object from, and what it shall be.
+#[derive(Clone, Debug)]
+pub struct CompletePlan {
+    /// In ascending order of number.
+    pub parts: Vec<PartRef>,
+    pub etag: ETag,
+    pub checksum: Option<Checksum>,
+    pub precondition: Precondition,
+}
+
+/// A part by number and content.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PartRef {
+    pub number: u32,
+    pub etag: ETag,
+    pub size_bytes: u64,
+}
+
+/// One bucket in the list of all.
+#[derive(Clone, Debug)]
+pub struct BucketInfo {
+    pub name: BucketName,
+    pub config: Arc<BucketConfig>,
+}
+
+/// A bucket's configuration. The engine stores it and hands it out; the S3 layer understands it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BucketConfig {
+    /// Owner id; `None`: the root user's (a directory that nobody created through S3).
+    pub owner: Option<Box<str>>,
+    pub created: Timestamp,
+}
+
+/// When a success is answered.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Durability {
+    /// After everything is on stable media.
+    #[default]
+    Strict,
+    /// As `docs/durability.md` says for the engine; a crash of the process loses nothing.
+    Relaxed,
+}
+
+impl Durability {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Strict => "strict",
+            Self::Relaxed => "relaxed",
+        }
+    }
+}
+
+/// Everything an engine answers instead of a result.
+#[derive(Debug, thiserror::Error)]
+pub enum EngineError {
+    #[error("the bucket does not exist")]
+    NoSuchBucket,
+    #[error("the bucket exists")]
+    BucketExists,
+    #[error("the bucket is not empty")]
+    BucketNotEmpty,
+    /// The set of buckets was given at start and cannot change.
+    #[error("buckets cannot be created or deleted here; start the server with --root")]
+    BucketsAreFixed,
+    #[error("the key does not exist")]
+    NoSuchKey,
+    #[error("the upload does not exist")]
+    NoSuchUpload,
+    /// The part is missing, or is no longer the one that was named.
+    #[error("part {number} is missing or has another content")]
+    InvalidPart { number: u32 },
+    #[error("the precondition does not hold")]
+    PreconditionFailed,
+    /// No space, inodes or quota left.
+    #[error("the storage is full")]
+    Full,
+    /// The place is mounted read-only, or went read-only after a failed sync.
+    #[error("the storage is read-only: {why}")]
+    ReadOnly { why: &'static str },
+    /// The server's user may not touch this key's file.
+    #[error("the server may not access the key's file")]
+    Denied,
+    /// Too much is in flight; try again.
+    #[error("the engine is busy")]
+    Busy,
+    /// The place is gone or has been replaced (a moved directory, an unplugged drive).
+    #[error("the storage is not available: {why}")]
+    Unavailable { why: &'static str },
+    /// Another program rewrote the bytes while they were read.
+    #[error("the object changed while it was read")]
+    Changed,
+    /// What is stored does not match its checksum or cannot be decoded.
+    #[error("stored data is damaged: {what}")]
+    Corrupt { what: &'static str },
+    /// The operating system refused something that it should not refuse.
+    #[error("{doing} failed: {source}")]
+    Io {
+        doing: &'static str,
+        source: io::Error,
+    },
+}
+
+const RESERVED_PREFIXES: [&str; 3] = ["xn--", "sthree-", "amzn-s3-demo-"];
+const RESERVED_SUFFIXES: [&str; 5] = ["-s3alias", "--ol-s3", ".mrap", "--x-s3", "--table-s3"];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bucket_names_follow_the_naming_rules() {
+        for name in ["abc", "a-b", "a.b", "0ab", "1.2.3", &"a".repeat(63)] {
+            assert!(BucketName::parse(name).is_ok(), "{name}");
+        }
+        for name in [
+            "",
+            "ab",
+            "Abc",
+            "a_b",
+            "-ab",
+            "ab-",
+            ".ab",
+            "a..b",
+            "192.168.0.1",
+            "xn--a",
+            "a/b",
+            "a-s3alias",
+            "äbc",
+            &"a".repeat(64),
+        ] {
+            assert!(BucketName::parse(name).is_err(), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_precondition_on_an_absent_key_asks_for_a_key_or_passes() {
+        let absent = Precondition {
+            if_none_match: Some(Condition::Any),
+            ..Default::default()
+        };
+        assert!(absent.check(None).is_ok());
+        let present = Precondition {
+            if_match: Some(Condition::Any),
+            ..Default::default()
+        };
+        assert!(matches!(present.check(None), Err(EngineError::NoSuchKey)));
+    }
+}

@@ -1,0 +1,50 @@
+//! Every bound on what a client can make grow, in one place.
+//!
+//! Numbers that S3 documents say so; the others are ours and stand in `docs/limits.md`.
+
+/// Longest key, in UTF-8 bytes (S3).
+pub const KEY_BYTES_MAX: usize = 1024;
+/// Largest object and largest multipart object: 5 TiB (S3).
+pub const OBJECT_BYTES_MAX: u64 = 5 << 40;
+/// Largest body of one PutObject or UploadPart: 5 GiB (S3).
+pub const PUT_BYTES_MAX: u64 = 5 << 30;
+/// Smallest part that is not the last one: 5 MiB (S3).
+pub const PART_BYTES_MIN: u64 = 5 << 20;
+/// Highest part number (S3).
+pub const PART_NUMBER_MAX: u32 = 10_000;
+/// Keys and common prefixes in one page of a listing, parts and uploads alike (S3).
+pub const LIST_ITEMS_MAX: usize = 1000;
+/// Keys in one DeleteObjects request (S3).
+pub const DELETE_KEYS_MAX: usize = 1000;
+/// User metadata of one object: sum of the bytes of names and values (S3).
+pub const USER_METADATA_BYTES_MAX: usize = 2048;
+
+/// Request line and headers together; checked after parsing, before anything else looks at them.
+pub const HEAD_BYTES_MAX: usize = 16 << 10;
+/// Headers of one request.
+pub const HEADERS_MAX: usize = 100;
+/// What the HTTP/1 parser may buffer of one connection; larger than a head so that an
+/// over-long head is answered by us, with an error body.
+pub const CONN_BUFFER_BYTES_MAX: usize = 64 << 10;
+/// XML request bodies other than DeleteObjects and CompleteMultipartUpload.
+pub const XML_BYTES_MAX: usize = 1 << 20;
+/// DeleteObjects: 1,000 keys of 1,024 bytes, each byte escaped, and the markup around them.
+pub const DELETE_XML_BYTES_MAX: usize = 8 << 20;
+/// CompleteMultipartUpload: 10,000 parts with an ETag and a checksum each.
+pub const COMPLETE_XML_BYTES_MAX: usize = 4 << 20;
+/// Nesting of elements in an XML body.
+pub const XML_DEPTH_MAX: usize = 16;
+/// Extension bytes and digits of one aws-chunked chunk header line.
+pub const CHUNK_LINE_BYTES_MAX: usize = 1024;
+/// All trailer lines of one aws-chunked body.
+pub const TRAILER_BYTES_MAX: usize = 8 << 10;
+/// Presigned requests live at most this long: 7 days (S3).
+pub const PRESIGN_SECONDS_MAX: u64 = 7 * 24 * 3600;
+/// Difference allowed between a signed request's time and ours: 15 minutes (S3).
+pub const CLOCK_SKEW_SECONDS_MAX: u64 = 15 * 60;
+
+/// Body bytes that one request holds in memory while they move between socket and disk.
+pub const REQUEST_WINDOW_BYTES: usize = 1 << 20;
+
+const _: () = assert!(PUT_BYTES_MAX <= OBJECT_BYTES_MAX);
+const _: () = assert!(HEAD_BYTES_MAX < CONN_BUFFER_BYTES_MAX);

@@ -1,0 +1,187 @@
+//! Errors as S3 answers them: a code, its status, a message, and the elements that some carry.
+
+use std::borrow::Cow;
+use std::fmt;
+
+use http::StatusCode;
+
+use crate::engine::EngineError;
+
+/// One S3 error on its way to the client.
+#[derive(Debug)]
+pub struct S3Error {
+    pub code: Code,
+    pub message: Cow<'static, str>,
+    /// Further elements of the error document, in order: `("ActualObjectSize", "0")`.
+    pub details: Vec<(&'static str, String)>,
+    /// Further headers of the reply: `("x-amz-delete-marker", "true")`.
+    pub headers: Vec<(http::HeaderName, http::HeaderValue)>,
+}
+
+impl S3Error {
+    /// An error with the code's standard message.
+    pub fn new(code: Code) -> Self {
+        Self::with_message(code, code.standard_message())
+    }
+
+    pub fn with_message(code: Code, message: impl Into<Cow<'static, str>>) -> Self {
+        Self {
+            code,
+            message: message.into(),
+            details: Vec::new(),
+            headers: Vec::new(),
+        }
+    }
+
+    /// `InvalidArgument` with S3's `ArgumentName` and `ArgumentValue`.
+    pub fn invalid_argument(
+        message: impl Into<Cow<'static, str>>,
+        name: &str,
+        value: impl Into<String>,
+    ) -> Self {
+        Self::with_message(Code::InvalidArgument, message)
+            .detail("ArgumentName", name)
+            .detail("ArgumentValue", value)
+    }
+
+    #[must_use]
+    pub fn detail(mut self, name: &'static str, value: impl Into<String>) -> Self {
+        self.details.push((name, value.into()));
+        self
+    }
+
+    #[must_use]
+    pub fn header(mut self, name: http::HeaderName, value: http::HeaderValue) -> Self {
+        self.headers.push((name, value));
+        self
+    }
+}
+
+impl fmt::Display for S3Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.code.as_str(), self.message)
+    }
+}
+
+impl std::error::Error for S3Error {}
+
+impl From<Code> for S3Error {
+    fn from(code: Code) -> Self {
+        Self::new(code)
+    }
+}
+
+impl From<EngineError> for S3Error {
+    /// The one place where an engine's error becomes an answer. Messages never hold paths.
+    fn from(error: EngineError) -> Self {
+        match error {
+            EngineError::NoSuchBucket => Self::new(Code::NoSuchBucket),
+            EngineError::BucketExists => Self::new(Code::BucketAlreadyExists),
+            EngineError::BucketNotEmpty => Self::new(Code::BucketNotEmpty),
+            EngineError::BucketsAreFixed => Self::with_message(
+                Code::AccessDenied,
+                "The buckets of this server are the directories it was started with. \
+                 Start it with --root DIR to create and delete buckets.",
+            ),
+            EngineError::NoSuchKey => Self::new(Code::NoSuchKey),
+            EngineError::NoSuchUpload => Self::new(Code::NoSuchUpload),
+            EngineError::InvalidPart { number } => {
+                Self::new(Code::InvalidPart).detail("PartNumber", number.to_string())
+            }
+            EngineError::PreconditionFailed => Self::new(Code::PreconditionFailed),
+            EngineError::Full => Self::new(Code::InsufficientStorage),
+            EngineError::ReadOnly { why } => Self::with_message(
+                Code::ServiceUnavailable,
+                format!("The storage of this bucket is read-only: {why}."),
+            ),
+            EngineError::Denied => Self::with_message(
+                Code::AccessDenied,
+                "The server's user has no permission for the file of this key.",
+            ),
+            EngineError::Busy => Self::new(Code::SlowDown),
+            EngineError::Unavailable { why } => Self::with_message(
+                Code::ServiceUnavailable,
+                format!("The storage of this bucket is not available: {why}."),
+            ),
+            EngineError::Changed | EngineError::Corrupt { .. } | EngineError::Io { .. } => {
+                Self::new(Code::InternalError)
+            }
+        }
+    }
+}
+
+/// Declares the codes once: variant, status, standard message (S3's API reference).
+macro_rules! codes {
+    ($($code:ident $status:ident $message:literal,)*) => {
+        /// S3's error codes, by the names that clients compare.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        pub enum Code { $($code,)* }
+
+        impl Code {
+            /// The text of the `Code` element.
+            pub fn as_str(self) -> &'static str {
+                match self { $(Self::$code => stringify!($code),)* }
+            }
+
+            pub fn status(self) -> StatusCode {
+                match self { $(Self::$code => StatusCode::$status,)* }
+            }
+
+            fn standard_message(self) -> &'static str {
+                match self { $(Self::$code => $message,)* }
+            }
+        }
+    };
+}
+
+codes! {
+    AccessDenied FORBIDDEN "Access Denied",
+    AuthorizationHeaderMalformed BAD_REQUEST "The authorization header that you provided is not valid.",
+    AuthorizationQueryParametersError BAD_REQUEST "The authorization query parameters that you provided are not valid.",
+    BadDigest BAD_REQUEST "The Content-MD5 or checksum value that you specified did not match what the server received.",
+    BadRequest BAD_REQUEST "Bad Request",
+    BucketAlreadyExists CONFLICT "The requested bucket name is not available. Select a different name and try again.",
+    BucketAlreadyOwnedByYou CONFLICT "The bucket that you tried to create already exists, and you own it.",
+    BucketNotEmpty CONFLICT "The bucket that you tried to delete is not empty.",
+    EntityTooLarge BAD_REQUEST "Your proposed upload exceeds the maximum allowed object size.",
+    EntityTooSmall BAD_REQUEST "Your proposed upload is smaller than the minimum allowed object size.",
+    ExpiredToken BAD_REQUEST "The provided token has expired.",
+    IllegalLocationConstraintException BAD_REQUEST "The specified location constraint is not valid for this server's region.",
+    IncompleteBody BAD_REQUEST "You did not provide the number of bytes specified by the Content-Length HTTP header.",
+    InsufficientStorage INSUFFICIENT_STORAGE "There is not enough space left to store the object.",
+    InternalError INTERNAL_SERVER_ERROR "We encountered an internal error. Please try again.",
+    InvalidAccessKeyId FORBIDDEN "The access key ID that you provided does not exist in our records.",
+    InvalidArgument BAD_REQUEST "Invalid Argument",
+    InvalidBucketName BAD_REQUEST "The specified bucket is not valid.",
+    InvalidDigest BAD_REQUEST "The Content-MD5 or checksum value that you specified is not valid.",
+    InvalidLocationConstraint BAD_REQUEST "The specified location constraint is not valid.",
+    InvalidPart BAD_REQUEST "One or more of the specified parts could not be found. The part might not have been uploaded, or the specified entity tag might not have matched the part's entity tag.",
+    InvalidPartNumber RANGE_NOT_SATISFIABLE "The requested partnumber is not satisfiable",
+    InvalidPartOrder BAD_REQUEST "The list of parts was not in ascending order. The parts list must be specified in order by part number.",
+    InvalidRange RANGE_NOT_SATISFIABLE "The requested range is not satisfiable",
+    InvalidRequest BAD_REQUEST "Invalid Request",
+    InvalidToken BAD_REQUEST "The provided token is malformed or otherwise not valid.",
+    InvalidURI BAD_REQUEST "The specified URI couldn't be parsed.",
+    KeyTooLongError BAD_REQUEST "Your key is too long.",
+    MalformedXML BAD_REQUEST "The XML that you provided was not well formed or did not validate against our published schema.",
+    MetadataTooLarge BAD_REQUEST "Your metadata headers exceed the maximum allowed metadata size.",
+    MethodNotAllowed METHOD_NOT_ALLOWED "The specified method is not allowed against this resource.",
+    MissingContentLength LENGTH_REQUIRED "You must provide the Content-Length HTTP header.",
+    MissingRequestBodyError BAD_REQUEST "Request Body is empty",
+    MissingSecurityHeader BAD_REQUEST "Your request was missing a required header.",
+    NoSuchBucket NOT_FOUND "The specified bucket does not exist",
+    NoSuchKey NOT_FOUND "The specified key does not exist.",
+    NoSuchUpload NOT_FOUND "The specified multipart upload does not exist. The upload ID might not be valid, or the multipart upload might have been aborted or completed.",
+    NoSuchVersion NOT_FOUND "The specified version does not exist.",
+    NotImplemented NOT_IMPLEMENTED "A header or operation that you provided implies functionality that is not implemented.",
+    NotModified NOT_MODIFIED "Not Modified",
+    PreconditionFailed PRECONDITION_FAILED "At least one of the preconditions that you specified did not hold.",
+    RequestHeaderSectionTooLarge REQUEST_HEADER_FIELDS_TOO_LARGE "Your request header section exceeds the maximum allowed size.",
+    RequestTimeTooSkewed FORBIDDEN "The difference between the request time and the server's time is too large.",
+    RequestTimeout REQUEST_TIMEOUT "Your socket connection to the server was not read from or written to within the timeout period.",
+    ServiceUnavailable SERVICE_UNAVAILABLE "Service is unable to handle request.",
+    SignatureDoesNotMatch FORBIDDEN "The request signature that the server calculated does not match the signature that you provided. Check your secret access key and signing method.",
+    SlowDown SERVICE_UNAVAILABLE "Please reduce your request rate.",
+    XAmzContentChecksumMismatch BAD_REQUEST "The provided 'x-amz-checksum' header does not match what was computed.",
+    XAmzContentSHA256Mismatch BAD_REQUEST "The provided 'x-amz-content-sha256' header does not match what was computed.",
+}

@@ -1,0 +1,6 @@
+//! The S3 protocol: a request's head becomes a typed target and an operation, is authenticated,
+//! and one verb answers it.
+
+mod error;
+
+pub use error::{Code, S3Error};
