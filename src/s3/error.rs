@@ -163,6 +163,7 @@ codes! {
     InvalidToken BAD_REQUEST "The provided token is malformed or otherwise not valid.",
     InvalidURI BAD_REQUEST "The specified URI couldn't be parsed.",
     KeyTooLongError BAD_REQUEST "Your key is too long.",
+    MalformedTrailerError BAD_REQUEST "The request contained trailing data that was not well-formed or did not conform to our published schema.",
     MalformedXML BAD_REQUEST "The XML that you provided was not well formed or did not validate against our published schema.",
     MetadataTooLarge BAD_REQUEST "Your metadata headers exceed the maximum allowed metadata size.",
     MethodNotAllowed METHOD_NOT_ALLOWED "The specified method is not allowed against this resource.",

@@ -1,0 +1,16 @@
+//! Who asks, and how their request's body will be verified.
+//!
+//! Reading order: [`users`] (who there is), [`gate`] (the one `match` over the ways to
+//! authenticate), `canonical` and `sigv4` (signature version 4 in the header), `presigned` (both
+//! versions in the query), [`chunked`] (bodies in signed or unsigned chunks).
+
+mod canonical;
+mod chunked;
+mod gate;
+mod presigned;
+mod sigv4;
+mod users;
+
+pub use chunked::{ChunkDecoder, ChunkFault, ChunkSigner, Step, TrailerLine};
+pub use gate::{Authenticated, Gate, GateSettings, PayloadSpec};
+pub use users::{DuplicateKey, Identity, Secret, User, Users};

@@ -1,0 +1,135 @@
+//! The users as one immutable snapshot, and their secrets.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::Arc;
+
+use subtle::ConstantTimeEq;
+use zeroize::Zeroizing;
+
+use super::sigv4::SigningKeys;
+
+/// A secret key. Wiped from memory when dropped, never printed, compared in constant time.
+#[derive(Clone)]
+pub struct Secret(Zeroizing<Box<str>>);
+
+impl Secret {
+    pub fn new(text: impl Into<Box<str>>) -> Self {
+        Self(Zeroizing::new(text.into()))
+    }
+
+    /// The text itself, for the one who computes signatures.
+    pub(super) fn reveal(&self) -> &str {
+        &self.0
+    }
+}
+
+impl PartialEq for Secret {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.as_bytes().ct_eq(other.0.as_bytes()).into()
+    }
+}
+
+impl Eq for Secret {}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Secret(..)")
+    }
+}
+
+/// Somebody who may sign requests.
+#[derive(Clone, Debug)]
+pub struct User {
+    /// The display name in answers.
+    pub name: Box<str>,
+    /// The owner id in answers.
+    pub id: Box<str>,
+    pub access_key: Box<str>,
+    pub secret_key: Secret,
+    /// May do everything.
+    pub root: bool,
+}
+
+/// Who sent a request.
+#[derive(Clone, Debug)]
+pub enum Identity {
+    User(Arc<User>),
+    /// The request names nobody.
+    Anonymous,
+}
+
+/// All users at one moment. A change publishes a new snapshot, and with it drops every signing
+/// key that was derived from the old secrets.
+#[derive(Debug)]
+pub struct Users {
+    accounts: HashMap<Box<str>, Account>,
+    root: Arc<User>,
+}
+
+impl Users {
+    /// Refuses two users with one access key. Users with an empty access key or secret are
+    /// known but cannot sign requests. Without a root user there is one that has no key.
+    pub fn new(users: Vec<User>) -> Result<Self, DuplicateKey> {
+        let mut accounts = HashMap::with_capacity(users.len());
+        let mut root = None;
+        for user in users {
+            let user = Arc::new(user);
+            if user.root && root.is_none() {
+                root = Some(Arc::clone(&user));
+            }
+            if user.access_key.is_empty() || user.secret_key.reveal().is_empty() {
+                continue;
+            }
+            let access_key = user.access_key.clone();
+            let account = Account {
+                user,
+                signing_keys: SigningKeys::default(),
+            };
+            if accounts.insert(access_key.clone(), account).is_some() {
+                return Err(DuplicateKey { access_key });
+            }
+        }
+        Ok(Self {
+            accounts,
+            root: root.unwrap_or_else(|| Arc::new(keyless_root())),
+        })
+    }
+
+    pub fn by_access_key(&self, access_key: &str) -> Option<&Arc<User>> {
+        self.account(access_key).map(|account| &account.user)
+    }
+
+    /// The user that may do everything, and the owner of what nobody created through S3.
+    pub fn root(&self) -> Arc<User> {
+        Arc::clone(&self.root)
+    }
+
+    pub(super) fn account(&self, access_key: &str) -> Option<&Account> {
+        self.accounts.get(access_key)
+    }
+}
+
+/// Two users have the same access key.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("two users have the access key '{access_key}'; give each user its own")]
+pub struct DuplicateKey {
+    pub access_key: Box<str>,
+}
+
+/// A user and the signing keys derived from the user's secret.
+#[derive(Debug)]
+pub(super) struct Account {
+    pub(super) user: Arc<User>,
+    pub(super) signing_keys: SigningKeys,
+}
+
+fn keyless_root() -> User {
+    User {
+        name: "root".into(),
+        id: "root".into(),
+        access_key: "".into(),
+        secret_key: Secret::new(""),
+        root: true,
+    }
+}

@@ -1,0 +1,354 @@
+//! The additional checksums of S3: computing, naming, parsing and combining them.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use crc_fast::CrcAlgorithm;
+use http::HeaderMap;
+use md5::Md5;
+use sha1::Sha1;
+use sha2::{Digest as _, Sha256};
+
+use super::error::{Code, S3Error};
+use crate::engine::{Checksum, ChecksumAlgorithm, ChecksumKind, ETag};
+
+/// Computes one checksum over bytes that come piece by piece.
+#[derive(Clone, Debug)]
+pub struct Hasher {
+    algorithm: ChecksumAlgorithm,
+    state: State,
+}
+
+impl Hasher {
+    pub fn new(algorithm: ChecksumAlgorithm) -> Self {
+        let state = match family(algorithm) {
+            Family::Crc(crc) => State::Crc(Box::new(crc_fast::Digest::new(crc))),
+            Family::Sha1 => State::Sha1(Sha1::new()),
+            Family::Sha256 => State::Sha256(Sha256::new()),
+        };
+        Self { algorithm, state }
+    }
+
+    pub fn algorithm(&self) -> ChecksumAlgorithm {
+        self.algorithm
+    }
+
+    pub fn update(&mut self, bytes: &[u8]) {
+        match &mut self.state {
+            State::Crc(digest) => digest.update(bytes),
+            State::Sha1(digest) => digest.update(bytes),
+            State::Sha256(digest) => digest.update(bytes),
+        }
+    }
+
+    /// The digest, big-endian, 4, 8, 20 or 32 bytes.
+    pub fn finalize(self) -> Box<[u8]> {
+        match self.state {
+            State::Crc(digest) => crc_bytes(self.algorithm, digest.finalize()),
+            State::Sha1(digest) => digest.finalize().as_slice().into(),
+            State::Sha256(digest) => digest.finalize().as_slice().into(),
+        }
+    }
+}
+
+/// A checksum that a request's headers give.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Given {
+    pub algorithm: ChecksumAlgorithm,
+    /// Of the algorithm's length.
+    pub digest: Box<[u8]>,
+    /// The `-N` of a composite checksum, as CompleteMultipartUpload may send it.
+    pub parts: Option<u32>,
+}
+
+/// The one `x-amz-checksum-<algorithm>` header of a request, if there is one. Two of them, one of
+/// an algorithm that S3 does not know and one with a malformed value are refused, each by name.
+pub fn from_headers(headers: &HeaderMap) -> Result<Option<Given>, S3Error> {
+    let mut found: Option<Given> = None;
+    for (name, value) in headers {
+        let Some(suffix) = name.as_str().strip_prefix(HEADER_PREFIX) else {
+            continue;
+        };
+        if matches!(suffix, "algorithm" | "type" | "mode") {
+            continue;
+        }
+        let algorithm = algorithm_by_header(name.as_str()).ok_or_else(|| unknown(name.as_str()))?;
+        if found.is_some() {
+            return Err(more_than_one());
+        }
+        let text = value.to_str().unwrap_or_default();
+        let (text, parts) = match text.rsplit_once('-') {
+            Some((digest, parts)) => (digest, Some(parts.parse::<u32>().ok())),
+            None => (text, None),
+        };
+        let digest = parse(algorithm, text);
+        let (Some(digest), None | Some(Some(_))) = (digest, parts) else {
+            return Err(malformed_value(name.as_str()));
+        };
+        found = Some(Given {
+            algorithm,
+            digest,
+            parts: parts.flatten(),
+        });
+    }
+    Ok(found)
+}
+
+/// The digest that a base64 header value or trailer holds; `None` if it is no base64 or has
+/// another length than the algorithm's digests.
+pub fn parse(algorithm: ChecksumAlgorithm, text: &str) -> Option<Box<[u8]>> {
+    let bytes = STANDARD.decode(text).ok()?;
+    (bytes.len() == digest_bytes(algorithm)).then(|| bytes.into())
+}
+
+/// The text of a header or XML element: base64, and `-<parts>` behind a composite one.
+pub fn format(checksum: &Checksum, parts: usize) -> String {
+    let mut text = STANDARD.encode(&checksum.digest);
+    if checksum.kind == ChecksumKind::Composite {
+        text.push('-');
+        text.push_str(&parts.to_string());
+    }
+    text
+}
+
+/// `CRC32`, `CRC32C`, `CRC64NVME`, `SHA1` or `SHA256`.
+pub fn algorithm_name(algorithm: ChecksumAlgorithm) -> &'static str {
+    match algorithm {
+        ChecksumAlgorithm::Crc32 => "CRC32",
+        ChecksumAlgorithm::Crc32c => "CRC32C",
+        ChecksumAlgorithm::Crc64nvme => "CRC64NVME",
+        ChecksumAlgorithm::Sha1 => "SHA1",
+        ChecksumAlgorithm::Sha256 => "SHA256",
+    }
+}
+
+/// The algorithm of a name, in any case as S3 takes it.
+pub fn algorithm_by_name(name: &str) -> Option<ChecksumAlgorithm> {
+    ALGORITHMS
+        .into_iter()
+        .find(|algorithm| algorithm_name(*algorithm).eq_ignore_ascii_case(name))
+}
+
+/// `x-amz-checksum-crc32` and its like.
+pub fn header_name(algorithm: ChecksumAlgorithm) -> &'static str {
+    match algorithm {
+        ChecksumAlgorithm::Crc32 => "x-amz-checksum-crc32",
+        ChecksumAlgorithm::Crc32c => "x-amz-checksum-crc32c",
+        ChecksumAlgorithm::Crc64nvme => "x-amz-checksum-crc64nvme",
+        ChecksumAlgorithm::Sha1 => "x-amz-checksum-sha1",
+        ChecksumAlgorithm::Sha256 => "x-amz-checksum-sha256",
+    }
+}
+
+/// The algorithm of a header or trailer name in lower case.
+pub fn algorithm_by_header(name: &str) -> Option<ChecksumAlgorithm> {
+    ALGORITHMS
+        .into_iter()
+        .find(|algorithm| header_name(*algorithm) == name)
+}
+
+/// `FULL_OBJECT` or `COMPOSITE`.
+pub fn kind_name(kind: ChecksumKind) -> &'static str {
+    match kind {
+        ChecksumKind::FullObject => "FULL_OBJECT",
+        ChecksumKind::Composite => "COMPOSITE",
+    }
+}
+
+/// What an upload's checksum is when the client names only the algorithm (S3's user guide).
+pub fn default_kind(algorithm: ChecksumAlgorithm) -> ChecksumKind {
+    match algorithm {
+        ChecksumAlgorithm::Crc64nvme => ChecksumKind::FullObject,
+        ChecksumAlgorithm::Crc32
+        | ChecksumAlgorithm::Crc32c
+        | ChecksumAlgorithm::Sha1
+        | ChecksumAlgorithm::Sha256 => ChecksumKind::Composite,
+    }
+}
+
+/// Whether an upload may ask for this: CRC64NVME is never composite, a SHA always.
+pub fn upload_supports(algorithm: ChecksumAlgorithm, kind: ChecksumKind) -> bool {
+    match (algorithm, kind) {
+        (ChecksumAlgorithm::Crc64nvme, kind) => kind == ChecksumKind::FullObject,
+        (ChecksumAlgorithm::Sha1 | ChecksumAlgorithm::Sha256, kind) => {
+            kind == ChecksumKind::Composite
+        }
+        (ChecksumAlgorithm::Crc32 | ChecksumAlgorithm::Crc32c, _) => true,
+    }
+}
+
+/// The checksum of an object made of parts, from their digests and sizes in order; `None` if a
+/// digest is not of the algorithm's length or the algorithm cannot be combined in this way.
+pub fn of_parts<'a>(
+    algorithm: ChecksumAlgorithm,
+    kind: ChecksumKind,
+    parts: impl IntoIterator<Item = PartDigest<'a>>,
+) -> Option<Checksum> {
+    if !upload_supports(algorithm, kind) {
+        return None;
+    }
+    let digest = match kind {
+        ChecksumKind::Composite => composite(algorithm, parts)?,
+        ChecksumKind::FullObject => combined(algorithm, parts)?,
+    };
+    Some(Checksum {
+        algorithm,
+        kind,
+        digest,
+    })
+}
+
+/// One part's digest and how many bytes it covers.
+#[derive(Clone, Copy, Debug)]
+pub struct PartDigest<'a> {
+    pub digest: &'a [u8],
+    pub size_bytes: u64,
+}
+
+/// The ETag of an object made of parts: the MD5 of their MD5s and their number. `None` if an
+/// ETag is not the MD5 of one part.
+pub fn etag_of_parts<'a>(etags: impl IntoIterator<Item = &'a ETag>) -> Option<ETag> {
+    let mut md5 = Md5::new();
+    let mut count = 0_u32;
+    for etag in etags {
+        md5.update(unhex::<16>(etag.as_str())?);
+        count += 1;
+    }
+    let md5_of_all = ETag::from_md5(md5.finalize().into());
+    Some(ETag::new(format!("{}-{count}", md5_of_all.as_str())))
+}
+
+/// The bytes of exactly `2 * N` lower-case hexadecimal digits.
+pub(super) fn unhex<const N: usize>(text: &str) -> Option<[u8; N]> {
+    let digit = |byte: u8| match byte {
+        b'0'..=b'9' => Some(byte - b'0'),
+        b'a'..=b'f' => Some(byte - b'a' + 10),
+        _ => None,
+    };
+    if text.len() != 2 * N {
+        return None;
+    }
+    let mut bytes = [0; N];
+    for (byte, pair) in bytes.iter_mut().zip(text.as_bytes().chunks_exact(2)) {
+        let &[high, low] = pair else { return None };
+        *byte = digit(high)? << 4 | digit(low)?;
+    }
+    Some(bytes)
+}
+
+/// S3's answer to a checksum that is not the one of the bytes received.
+pub(super) fn mismatch(algorithm: ChecksumAlgorithm) -> S3Error {
+    let name = algorithm_name(algorithm);
+    let message = format!("The {name} you specified did not match the calculated checksum.");
+    S3Error::with_message(Code::BadDigest, message)
+}
+
+/// S3's answer to a checksum value that is no base64 or has the wrong length.
+pub(super) fn malformed_value(header: &str) -> S3Error {
+    let message = format!("Value for {header} header is invalid.");
+    S3Error::with_message(Code::InvalidRequest, message)
+}
+
+/// S3's answer to a second checksum, be it a header or announced in `x-amz-trailer`.
+pub(super) fn more_than_one() -> S3Error {
+    let message = "Expecting a single x-amz-checksum- header. Multiple checksum Types are not \
+                   allowed.";
+    S3Error::with_message(Code::InvalidRequest, message)
+}
+
+/// The answer to a checksum of an algorithm that this server does not compute.
+pub(super) fn unknown(header: &str) -> S3Error {
+    let message = format!(
+        "The checksum algorithm of '{header}' is not supported. Use one of \
+         CRC32, CRC32C, CRC64NVME, SHA1, SHA256."
+    );
+    S3Error::with_message(Code::InvalidRequest, message)
+}
+
+#[derive(Clone, Debug)]
+enum State {
+    // Boxed because it carries its tables' keys, several times the size of the others.
+    Crc(Box<crc_fast::Digest>),
+    Sha1(Sha1),
+    Sha256(Sha256),
+}
+
+fn composite<'a>(
+    algorithm: ChecksumAlgorithm,
+    parts: impl IntoIterator<Item = PartDigest<'a>>,
+) -> Option<Box<[u8]>> {
+    let mut hasher = Hasher::new(algorithm);
+    for part in parts {
+        if part.digest.len() != digest_bytes(algorithm) {
+            return None;
+        }
+        hasher.update(part.digest);
+    }
+    Some(hasher.finalize())
+}
+
+fn combined<'a>(
+    algorithm: ChecksumAlgorithm,
+    parts: impl IntoIterator<Item = PartDigest<'a>>,
+) -> Option<Box<[u8]>> {
+    let Family::Crc(crc) = family(algorithm) else {
+        return None;
+    };
+    let mut all = crc_fast::Digest::new(crc).finalize();
+    for part in parts {
+        let value = crc_value(algorithm, part.digest)?;
+        all = crc_fast::checksum_combine(crc, all, value, part.size_bytes);
+    }
+    Some(crc_bytes(algorithm, all))
+}
+
+enum Family {
+    Crc(CrcAlgorithm),
+    Sha1,
+    Sha256,
+}
+
+fn family(algorithm: ChecksumAlgorithm) -> Family {
+    match algorithm {
+        ChecksumAlgorithm::Crc32 => Family::Crc(CrcAlgorithm::Crc32IsoHdlc),
+        ChecksumAlgorithm::Crc32c => Family::Crc(CrcAlgorithm::Crc32Iscsi),
+        ChecksumAlgorithm::Crc64nvme => Family::Crc(CrcAlgorithm::Crc64Nvme),
+        ChecksumAlgorithm::Sha1 => Family::Sha1,
+        ChecksumAlgorithm::Sha256 => Family::Sha256,
+    }
+}
+
+fn crc_bytes(algorithm: ChecksumAlgorithm, value: u64) -> Box<[u8]> {
+    let bytes = value.to_be_bytes();
+    let skip = bytes.len() - digest_bytes(algorithm).min(bytes.len());
+    bytes.get(skip..).unwrap_or_default().into()
+}
+
+fn crc_value(algorithm: ChecksumAlgorithm, digest: &[u8]) -> Option<u64> {
+    if digest.len() != digest_bytes(algorithm) {
+        return None;
+    }
+    Some(
+        digest
+            .iter()
+            .fold(0, |value, byte| value << 8 | u64::from(*byte)),
+    )
+}
+
+fn digest_bytes(algorithm: ChecksumAlgorithm) -> usize {
+    match algorithm {
+        ChecksumAlgorithm::Crc32 | ChecksumAlgorithm::Crc32c => 4,
+        ChecksumAlgorithm::Crc64nvme => 8,
+        ChecksumAlgorithm::Sha1 => 20,
+        ChecksumAlgorithm::Sha256 => 32,
+    }
+}
+
+const HEADER_PREFIX: &str = "x-amz-checksum-";
+
+const ALGORITHMS: [ChecksumAlgorithm; 5] = [
+    ChecksumAlgorithm::Crc32,
+    ChecksumAlgorithm::Crc32c,
+    ChecksumAlgorithm::Crc64nvme,
+    ChecksumAlgorithm::Sha1,
+    ChecksumAlgorithm::Sha256,
+];
