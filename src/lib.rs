@@ -1,6 +1,15 @@
 //! Lobos, a fast local object store: a directory served over S3 by one binary.
 
+pub mod budget;
 pub mod clock;
+pub mod config;
+pub mod conn;
+pub mod credentials;
 pub mod engine;
 pub mod limits;
+pub mod listen;
+pub mod pace;
 pub mod s3;
+pub mod server;
+pub mod shard;
+pub mod tls;

@@ -1,0 +1,104 @@
+//! The memory that all request and reply bodies in flight may take together.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+/// Bytes that requests reserve before their first body byte moves. One for the whole process.
+///
+/// # Invariants
+/// A request reserves all that it will hold at once and never waits for more while it holds
+/// some, hence waiting requests cannot block each other for good.
+#[derive(Debug)]
+pub struct Budget {
+    /// A permit is a KiB.
+    free: Arc<Semaphore>,
+    total: u32,
+    wait_max: Duration,
+}
+
+/// A share of the budget; given back when dropped.
+#[derive(Debug)]
+pub struct Permit {
+    _share: OwnedSemaphorePermit,
+}
+
+/// Nothing became free in time: the request is answered 503 SlowDown.
+#[derive(Debug, thiserror::Error)]
+#[error("the memory for bodies in flight is in use")]
+pub struct Full;
+
+impl Budget {
+    /// `total_bytes` counts in whole KiB, at most 4 TiB. `wait_max`: how long a request waits for
+    /// others to finish.
+    pub fn new(total_bytes: usize, wait_max: Duration) -> Self {
+        let total = u32::try_from(total_bytes / UNIT_BYTES).unwrap_or(u32::MAX);
+        let permits = usize::try_from(total).unwrap_or(Semaphore::MAX_PERMITS);
+        Self {
+            free: Arc::new(Semaphore::new(permits)),
+            total,
+            wait_max,
+        }
+    }
+
+    /// Takes `bytes` (a request larger than the whole budget takes all of it), in turn with the
+    /// others that wait.
+    pub async fn reserve(&self, bytes: usize) -> Result<Permit, Full> {
+        let share = u32::try_from(bytes.div_ceil(UNIT_BYTES)).unwrap_or(u32::MAX);
+        let share = share.min(self.total);
+        let taken = match Arc::clone(&self.free).try_acquire_many_owned(share) {
+            Ok(permit) => permit,
+            Err(_) => {
+                let turn = Arc::clone(&self.free).acquire_many_owned(share);
+                let waited = tokio::time::timeout(self.wait_max, turn).await;
+                waited.map_err(|_| Full)?.map_err(|_| Full)?
+            }
+        };
+        Ok(Permit { _share: taken })
+    }
+
+    /// Bytes that nobody holds now.
+    pub fn free_bytes(&self) -> usize {
+        self.free.available_permits().saturating_mul(UNIT_BYTES)
+    }
+}
+
+const UNIT_BYTES: usize = 1024;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const KIB: usize = 1024;
+
+    #[tokio::test(start_paused = true)]
+    async fn p12_a_request_waits_for_room_and_is_told_when_none_comes() {
+        let budget = Budget::new(100 * KIB, Duration::from_secs(10));
+        let first = budget.reserve(60 * KIB).await.unwrap();
+        assert!(budget.reserve(60 * KIB).await.is_err());
+        let small = budget.reserve(39 * KIB + 1).await.unwrap();
+        assert_eq!(budget.free_bytes(), 0);
+        drop((first, small));
+        assert!(budget.reserve(usize::MAX).await.is_ok(), "takes it all");
+        assert_eq!(budget.free_bytes(), 100 * KIB);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn p12_small_requests_do_not_overtake_a_large_one_that_waits() {
+        let budget = Arc::new(Budget::new(100 * KIB, Duration::from_secs(10)));
+        let held = budget.reserve(90 * KIB).await.unwrap();
+        let large = tokio::spawn({
+            let budget = Arc::clone(&budget);
+            async move { budget.reserve(100 * KIB).await.is_ok() }
+        });
+        tokio::task::yield_now().await;
+        let small = budget.reserve(KIB);
+        tokio::pin!(small);
+        let early = tokio::time::timeout(Duration::from_secs(1), &mut small).await;
+        assert!(early.is_err(), "the small one waits behind the large one");
+        drop(held);
+        assert!(large.await.unwrap());
+        assert!(small.await.is_ok());
+    }
+}

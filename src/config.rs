@@ -1,0 +1,626 @@
+//! What the operator wants: a TOML file, the command line over it, checked once.
+//!
+//! `docs/configuration.md` documents every option; a test holds it, `lobos.cfg` and this file
+//! together.
+
+mod explain;
+mod raw;
+mod units;
+
+use std::collections::HashSet;
+use std::fmt;
+use std::fs;
+use std::io;
+use std::net::{IpAddr, ToSocketAddrs};
+use std::path::{Component, Path, PathBuf};
+use std::time::Duration;
+
+use serde::{Deserialize, Deserializer};
+use zeroize::Zeroizing;
+
+use crate::engine::{BucketName, Durability};
+
+pub use units::Listen;
+
+/// Everything that the server is told, checked.
+#[derive(Debug)]
+pub struct Config {
+    pub server: Server,
+    pub filesystem: Filesystem,
+    pub auth: Auth,
+    pub tls: Option<Tls>,
+    pub log: Log,
+}
+
+#[derive(Debug)]
+pub struct Server {
+    pub listen: Vec<Listen>,
+    /// Shards: threads with an event loop each.
+    pub threads: usize,
+    /// Each shard stays on a core of its own.
+    pub pin: bool,
+    /// Requests must be signed.
+    pub auth: bool,
+    pub region: Box<str>,
+    /// Lower case, without a trailing dot: `<bucket>.<domain>` names a bucket.
+    pub domains: Vec<Box<str>>,
+    /// `None`: the XDG state directory.
+    pub state_dir: Option<PathBuf>,
+    pub limits: Limits,
+    pub timeouts: Timeouts,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Open connections of all shards; further ones wait in the kernel.
+    pub connections: usize,
+    /// Body bytes that all requests together hold in memory.
+    pub in_flight_bytes: usize,
+    /// How long a request waits for its share of them before it is answered 503.
+    pub in_flight_wait: Duration,
+    /// Concurrent requests of one HTTP/2 connection.
+    pub http2_streams: u32,
+}
+
+/// Times in whole seconds; 0 never occurs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Timeouts {
+    /// From the first byte of a head to its end, and for a TLS handshake.
+    pub head: Duration,
+    /// The window over which a body must come at `rate_bytes` a second.
+    pub body: Duration,
+    /// The window over which a reply must be taken at `rate_bytes` a second.
+    pub reply: Duration,
+    /// A connection without a request.
+    pub idle: Duration,
+    /// Between the signal to stop and the end of what is in flight.
+    pub stop: Duration,
+    /// Bytes a second below which a peer counts as stuck.
+    pub rate_bytes: u64,
+}
+
+#[derive(Debug)]
+pub struct Filesystem {
+    pub buckets: Vec<(BucketName, PathBuf)>,
+    pub root: Option<PathBuf>,
+    pub durability: Durability,
+    pub symlinks: Symlinks,
+    pub file_mode: Option<u32>,
+    pub dir_mode: Option<u32>,
+    pub cache_bytes: u64,
+    /// `None`: uploads never expire.
+    pub upload_expiry: Option<Duration>,
+}
+
+/// Which symbolic links are followed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Symlinks {
+    /// Those to regular files of the same bucket.
+    #[default]
+    Inside,
+    Never,
+}
+
+#[derive(Debug)]
+pub struct Auth {
+    /// SigV2 presigned URLs are accepted.
+    pub sigv2: bool,
+    /// `None`: a key pair is generated and kept in the state directory.
+    pub root: Option<User>,
+    pub users: Vec<User>,
+}
+
+/// One user of `[auth]`.
+#[derive(Clone, Debug)]
+pub struct User {
+    pub name: Box<str>,
+    pub id: Box<str>,
+    pub access_key: Box<str>,
+    pub secret_key: SecretText,
+}
+
+#[derive(Clone, Debug)]
+pub struct Tls {
+    pub cert: PathBuf,
+    pub key: PathBuf,
+}
+
+#[derive(Debug)]
+pub struct Log {
+    /// A filter as `tracing-subscriber` reads it: `warn`, `info`, `lobos=debug`.
+    pub level: Box<str>,
+    pub format: LogFormat,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    #[default]
+    Text,
+    Json,
+}
+
+/// A secret key; wiped from memory when dropped, never printed by `Debug`.
+#[derive(Clone)]
+pub struct SecretText(Zeroizing<String>);
+
+impl SecretText {
+    pub fn new(text: String) -> Self {
+        Self(Zeroizing::new(text))
+    }
+
+    /// The secret itself: for signatures, the key file and the operator's terminal only.
+    pub fn reveal(&self) -> &str {
+        &self.0
+    }
+}
+
+impl<'de> Deserialize<'de> for SecretText {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        String::deserialize(from).map(Self::new)
+    }
+}
+
+impl fmt::Debug for SecretText {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("SecretText(..)")
+    }
+}
+
+/// What the command line and the environment say; each field given wins over the file.
+#[derive(Debug, Default)]
+pub struct Overrides {
+    /// Directories that are buckets of the same name.
+    pub directories: Vec<PathBuf>,
+    /// `NAME=DIR` pairs.
+    pub buckets: Vec<(String, PathBuf)>,
+    pub root: Option<PathBuf>,
+    pub listen: Vec<Listen>,
+    pub domains: Vec<String>,
+    pub auth: Option<bool>,
+    pub region: Option<String>,
+    pub durability: Option<Durability>,
+    pub threads: Option<usize>,
+    pub state_dir: Option<PathBuf>,
+    pub log_level: Option<String>,
+    /// Access key and secret key of the root user.
+    pub root_user: Option<(String, SecretText)>,
+}
+
+/// Why there is no configuration. The text is for the operator: file, line, key, remedy.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    #[error("cannot read {}: {source}", path.display())]
+    Read { path: PathBuf, source: io::Error },
+    #[error("{text}")]
+    Syntax { text: String },
+    #[error("{0}")]
+    Invalid(String),
+}
+
+impl Config {
+    /// Reads the file, if there is one, puts the overrides over it and checks the result.
+    /// Relative paths in the file start at the file's directory.
+    pub fn load(file: Option<&Path>, overrides: Overrides) -> Result<Self, ConfigError> {
+        let (raw, base) = match file {
+            Some(path) => {
+                let source = fs::read_to_string(path).map_err(|source| ConfigError::Read {
+                    path: path.into(),
+                    source,
+                })?;
+                let base = path.parent().map(Path::to_owned).unwrap_or_default();
+                (parse(&path.display().to_string(), &source)?, base)
+            }
+            None => (raw::File::default(), PathBuf::new()),
+        };
+        build(raw, &base, overrides)
+    }
+}
+
+fn parse(name: &str, source: &str) -> Result<raw::File, ConfigError> {
+    toml::from_str(source).map_err(|error| ConfigError::Syntax {
+        text: explain::explain(name, source, &error),
+    })
+}
+
+fn build(raw: raw::File, base: &Path, overrides: Overrides) -> Result<Config, ConfigError> {
+    let auth = build_auth(raw.auth, base, overrides.root_user)?;
+    let filesystem = build_filesystem(
+        raw.filesystem,
+        base,
+        Places {
+            directories: overrides.directories,
+            buckets: overrides.buckets,
+            root: overrides.root,
+        },
+        overrides.durability,
+    )?;
+    let server = raw.server;
+    let listen = Some(overrides.listen)
+        .filter(|listen| !listen.is_empty())
+        .or(server.listen.map(|listen| listen.0))
+        .unwrap_or_else(|| vec![default_listen()]);
+    let domains = if overrides.domains.is_empty() {
+        server.domains
+    } else {
+        overrides.domains
+    };
+    let config = Config {
+        server: Server {
+            listen,
+            threads: threads(overrides.threads.or(server.threads))?,
+            pin: server.pin.unwrap_or(false),
+            auth: overrides.auth.or(server.auth).unwrap_or(true),
+            region: region(overrides.region.map(Into::into).or(server.region))?,
+            domains: domains
+                .iter()
+                .map(|name| domain(name))
+                .collect::<Result<_, _>>()?,
+            state_dir: overrides
+                .state_dir
+                .or(server.state_dir.map(|dir| base.join(dir))),
+            limits: build_limits(&server.limits)?,
+            timeouts: build_timeouts(&server.timeouts)?,
+        },
+        filesystem,
+        auth,
+        tls: raw.tls.map(|tls| Tls {
+            cert: base.join(tls.cert),
+            key: base.join(tls.key),
+        }),
+        log: Log {
+            level: overrides
+                .log_level
+                .map(Into::into)
+                .or(raw.log.level)
+                .unwrap_or_else(|| "warn".into()),
+            format: raw.log.format.unwrap_or_default(),
+        },
+    };
+    if config.server.listen.is_empty() {
+        return Err(invalid(
+            "`server.listen` is empty; name at least one address",
+        ));
+    }
+    for listen in &config.server.listen {
+        if !config.server.auth && !is_loopback(listen)? {
+            return Err(ConfigError::Invalid(open_bind_refused(&listen.to_string())));
+        }
+    }
+    Ok(config)
+}
+
+/// Why an address is refused without authentication.
+pub fn open_bind_refused(address: &str) -> String {
+    format!(
+        "without authentication Lobos listens on loopback addresses and Unix sockets only, \
+         because whoever reaches {address} could read and change everything; \
+         remove --no-auth (`auth = false`), or listen on 127.0.0.1"
+    )
+}
+
+fn is_loopback(listen: &Listen) -> Result<bool, ConfigError> {
+    let Listen::Tcp { host, port } = listen else {
+        return Ok(true);
+    };
+    let addresses = (&**host, *port).to_socket_addrs().map_err(|error| {
+        ConfigError::Invalid(format!("cannot look up the address {listen}: {error}"))
+    })?;
+    let mut all = addresses.map(|address| address.ip());
+    Ok(all.all(|ip: IpAddr| ip.to_canonical().is_loopback()))
+}
+
+fn default_listen() -> Listen {
+    Listen::Tcp {
+        host: "127.0.0.1".into(),
+        port: 8080,
+    }
+}
+
+fn threads(asked: Option<usize>) -> Result<usize, ConfigError> {
+    match asked {
+        None => Ok(std::thread::available_parallelism().map_or(1, usize::from)),
+        Some(n) if (1..=1024).contains(&n) => Ok(n),
+        Some(n) => Err(ConfigError::Invalid(format!(
+            "`server.threads` is {n}; it must be 1 to 1024, or left out for one a core"
+        ))),
+    }
+}
+
+fn region(asked: Option<Box<str>>) -> Result<Box<str>, ConfigError> {
+    let region = asked.unwrap_or_else(|| "us-east-1".into());
+    let legal = |b: u8| b.is_ascii_alphanumeric() || b == b'-' || b == b'_';
+    if region.is_empty() || region.len() > 64 || !region.bytes().all(legal) {
+        return Err(ConfigError::Invalid(format!(
+            "`server.region` is `{region}`; it must be 1 to 64 letters, digits, '-' or '_', \
+             such as us-east-1"
+        )));
+    }
+    Ok(region)
+}
+
+/// A host name in lower case without its trailing dot.
+fn domain(name: &str) -> Result<Box<str>, ConfigError> {
+    let bare = name.strip_suffix('.').unwrap_or(name).to_ascii_lowercase();
+    let label = |label: &str| {
+        (1..=63).contains(&label.len())
+            && label
+                .bytes()
+                .all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
+    };
+    if bare.len() > 253 || !bare.split('.').all(label) {
+        return Err(ConfigError::Invalid(format!(
+            "the domain `{name}` is no host name; write it without a scheme and a port, \
+             such as s3.example.org"
+        )));
+    }
+    Ok(bare.into())
+}
+
+fn build_limits(raw: &raw::Limits) -> Result<Limits, ConfigError> {
+    let connections = raw.connections.unwrap_or(4096);
+    if !(1..=1_000_000).contains(&connections) {
+        return Err(invalid("`server.limits.connections` must be 1 to 1000000"));
+    }
+    let in_flight = raw.in_flight.map_or(256 << 20, |size| size.bytes);
+    let in_flight_bytes = usize::try_from(in_flight)
+        .ok()
+        .filter(|bytes| (crate::limits::REQUEST_WINDOW_BYTES..=IN_FLIGHT_MAX).contains(bytes))
+        .ok_or_else(|| invalid("`server.limits.in_flight` must be 1 MiB to 1 TiB"))?;
+    let http2_streams = raw.http2_streams.unwrap_or(64);
+    if !(1..=1000).contains(&http2_streams) {
+        return Err(invalid("`server.limits.http2_streams` must be 1 to 1000"));
+    }
+    Ok(Limits {
+        connections,
+        in_flight_bytes,
+        in_flight_wait: seconds("limits.in_flight_wait", raw.in_flight_wait, 10)?,
+        http2_streams,
+    })
+}
+
+fn build_timeouts(raw: &raw::Timeouts) -> Result<Timeouts, ConfigError> {
+    let rate_bytes = raw.rate.map_or(1024, |rate| rate.bytes);
+    if rate_bytes > 1 << 30 {
+        return Err(invalid(
+            "`server.timeouts.rate` must be at most 1 GiB (a second)",
+        ));
+    }
+    Ok(Timeouts {
+        head: seconds("timeouts.head", raw.head, 10)?,
+        body: seconds("timeouts.body", raw.body, 30)?,
+        reply: seconds("timeouts.reply", raw.reply, 60)?,
+        idle: seconds("timeouts.idle", raw.idle, 60)?,
+        stop: seconds("timeouts.stop", raw.stop, 30)?,
+        rate_bytes,
+    })
+}
+
+fn seconds(key: &str, raw: Option<units::Span>, default: u64) -> Result<Duration, ConfigError> {
+    let span = raw.unwrap_or(units::Span { seconds: default });
+    if !(1..=86_400).contains(&span.seconds) {
+        return Err(ConfigError::Invalid(format!(
+            "`server.{key}` must be 1 second to 1 day, such as \"{default}s\""
+        )));
+    }
+    Ok(span.duration())
+}
+
+/// What shall be served, as the command line has it.
+struct Places {
+    directories: Vec<PathBuf>,
+    buckets: Vec<(String, PathBuf)>,
+    root: Option<PathBuf>,
+}
+
+fn build_filesystem(
+    raw: raw::Filesystem,
+    base: &Path,
+    places: Places,
+    durability: Option<Durability>,
+) -> Result<Filesystem, ConfigError> {
+    let told =
+        !places.directories.is_empty() || !places.buckets.is_empty() || places.root.is_some();
+    let (named, root) = if told {
+        (places.buckets, places.root)
+    } else {
+        let named = raw
+            .buckets
+            .into_iter()
+            .map(|(name, dir)| (name, base.join(dir)));
+        (named.collect(), raw.root.map(|dir| base.join(dir)))
+    };
+    let mut buckets = Vec::new();
+    for (name, dir) in named {
+        let bucket = BucketName::parse(&name).map_err(|error| {
+            ConfigError::Invalid(format!(
+                "`{name}` is no legal bucket name: it {}",
+                error.reason
+            ))
+        })?;
+        buckets.push((bucket, dir));
+    }
+    for dir in places.directories {
+        buckets.push((bucket_of_directory(&dir)?, dir));
+    }
+    let mut seen = HashSet::new();
+    for (name, dir) in &buckets {
+        if !seen.insert(name.clone()) {
+            return Err(ConfigError::Invalid(format!(
+                "two directories would be the bucket `{name}`; give {} another name with \
+                 --bucket NAME=DIR",
+                dir.display()
+            )));
+        }
+    }
+    if buckets.is_empty() && root.is_none() {
+        return Err(invalid(
+            "there is nothing to serve; name a directory (lobos serve DIR), --root DIR, or \
+             `root` or `buckets` in [filesystem]",
+        ));
+    }
+    let expiry = raw.upload_expiry.unwrap_or(units::Span {
+        seconds: 7 * 86_400,
+    });
+    Ok(Filesystem {
+        buckets,
+        root,
+        durability: durability.or(raw.durability).unwrap_or_default(),
+        symlinks: raw.symlinks.unwrap_or_default(),
+        file_mode: raw.file_mode.map(|mode| mode.bits),
+        dir_mode: raw.dir_mode.map(|mode| mode.bits),
+        cache_bytes: raw.cache.map_or(64 << 20, |size| size.bytes),
+        upload_expiry: Some(expiry.duration()).filter(|span| !span.is_zero()),
+    })
+}
+
+/// The bucket that `lobos serve DIR` makes of DIR: its resolved path's last component.
+fn bucket_of_directory(dir: &Path) -> Result<BucketName, ConfigError> {
+    let resolved = resolve(dir);
+    let name = resolved.file_name().unwrap_or_default().to_string_lossy();
+    BucketName::parse(&name).map_err(|error| {
+        ConfigError::Invalid(format!(
+            "the directory {} cannot be a bucket of its own name: `{name}` {}; name the bucket: \
+             lobos serve --bucket NAME={}",
+            dir.display(),
+            error.reason,
+            dir.display()
+        ))
+    })
+}
+
+/// The path without links, as far as it exists; the rest as it is written.
+fn resolve(dir: &Path) -> PathBuf {
+    if let Ok(resolved) = dir.canonicalize() {
+        return resolved;
+    }
+    let mut resolved = PathBuf::new();
+    for component in std::path::absolute(dir)
+        .unwrap_or_else(|_| dir.into())
+        .components()
+    {
+        match component {
+            Component::ParentDir => {
+                resolved.pop();
+            }
+            other => resolved.push(other),
+        }
+    }
+    resolved
+}
+
+fn build_auth(
+    raw: raw::Auth,
+    base: &Path,
+    root_user: Option<(String, SecretText)>,
+) -> Result<Auth, ConfigError> {
+    let root = match (root_user, raw.root) {
+        (Some((access_key, secret_key)), raw) => {
+            let raw = raw::User {
+                access_key: Some(access_key.into()),
+                secret_key: Some(secret_key),
+                secret_key_file: None,
+                ..raw.unwrap_or_default()
+            };
+            Some(build_user("the root user", Some("root"), raw, base)?)
+        }
+        (None, Some(raw)) => Some(build_user("[auth.root]", Some("root"), raw, base)?),
+        (None, None) => None,
+    };
+    let mut users = Vec::new();
+    for (index, raw) in raw.user.into_iter().enumerate() {
+        let what = match &raw.name {
+            Some(name) => format!("[[auth.user]] `{name}`"),
+            None => format!("[[auth.user]] number {}", index + 1),
+        };
+        users.push(build_user(&what, None, raw, base)?);
+    }
+    let all = || users.iter().chain(&root);
+    for (what, field) in [
+        ("access_key", (|user| &user.access_key) as fn(&User) -> &str),
+        ("name", |user| &user.name),
+        ("id", |user| &user.id),
+    ] {
+        let mut seen = HashSet::new();
+        if let Some(user) = all().find(|user| !seen.insert(field(user))) {
+            return Err(ConfigError::Invalid(format!(
+                "two users in [auth] have the same {what} `{}`; each needs its own",
+                field(user)
+            )));
+        }
+    }
+    Ok(Auth {
+        sigv2: raw.sigv2.unwrap_or(true),
+        root,
+        users,
+    })
+}
+
+fn build_user(
+    what: &str,
+    default_name: Option<&str>,
+    raw: raw::User,
+    base: &Path,
+) -> Result<User, ConfigError> {
+    let lacks = |key: &str| ConfigError::Invalid(format!("{what} lacks `{key}`"));
+    let name = raw
+        .name
+        .or(default_name.map(Into::into))
+        .ok_or_else(|| lacks("name"))?;
+    let access_key = raw.access_key.ok_or_else(|| lacks("access_key"))?;
+    let secret_key = match (raw.secret_key, raw.secret_key_file) {
+        (Some(secret), None) => secret,
+        (None, Some(file)) => secret_from_file(&base.join(file))?,
+        (None, None) => return Err(lacks("secret_key` or `secret_key_file")),
+        (Some(_), Some(_)) => {
+            return Err(ConfigError::Invalid(format!(
+                "{what} has both `secret_key` and `secret_key_file`; keep one"
+            )));
+        }
+    };
+    let visible = |text: &str| text.bytes().all(|b| b.is_ascii_graphic());
+    if !(3..=128).contains(&access_key.len())
+        || !visible(&access_key)
+        || access_key.contains(['/', ',', '='])
+    {
+        return Err(ConfigError::Invalid(format!(
+            "the access key of {what} must be 3 to 128 visible ASCII characters without '/', ',' \
+             and '='"
+        )));
+    }
+    if !(8..=128).contains(&secret_key.reveal().len()) || !visible(secret_key.reveal()) {
+        return Err(ConfigError::Invalid(format!(
+            "the secret key of {what} must be 8 to 128 visible ASCII characters; \
+             `lobos keygen` makes a pair"
+        )));
+    }
+    let id = raw.id.unwrap_or_else(|| name.clone());
+    if name.is_empty() || id.is_empty() {
+        return Err(ConfigError::Invalid(format!(
+            "{what} has an empty name or id"
+        )));
+    }
+    Ok(User {
+        name,
+        id,
+        access_key,
+        secret_key,
+    })
+}
+
+/// The secret in a file; white space around it does not count.
+fn secret_from_file(path: &Path) -> Result<SecretText, ConfigError> {
+    let text = fs::read_to_string(path).map_err(|source| ConfigError::Read {
+        path: path.into(),
+        source,
+    })?;
+    let text = Zeroizing::new(text);
+    Ok(SecretText::new(text.trim().to_owned()))
+}
+
+fn invalid(text: &str) -> ConfigError {
+    ConfigError::Invalid(text.to_owned())
+}
+
+const IN_FLIGHT_MAX: usize = 1 << 40;

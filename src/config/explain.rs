@@ -1,0 +1,136 @@
+//! Makes a parser's error an answer: file, line, column, key, and what would be right.
+
+/// One paragraph for the operator about the first thing that is wrong with `source`.
+pub(super) fn explain(name: &str, source: &str, error: &toml::de::Error) -> String {
+    let at = error.span().map_or(0, |span| span.start);
+    let place = Place::of(source, at);
+    let what = match unknown_key(error.message()) {
+        Some((key, allowed)) => unknown(&place, key, &allowed),
+        None => match place.key() {
+            Some(key) => format!("`{key}`: {}", error.message()),
+            None => error.message().to_owned(),
+        },
+    };
+    format!(
+        "{name}, line {}, column {}: {what}\n  {}",
+        place.line, place.column, place.text
+    )
+}
+
+fn unknown(place: &Place, key: &str, allowed: &[&str]) -> String {
+    let section = if place.section.is_empty() || place.text.trim_start().starts_with('[') {
+        String::new()
+    } else {
+        format!(" in [{}]", place.section)
+    };
+    let near = allowed
+        .iter()
+        .map(|candidate| (distance(key, candidate), candidate))
+        .filter(|(distance, candidate)| *distance <= candidate.len().max(3) / 3)
+        .min();
+    let hint = match near {
+        Some((_, near)) => format!("; did you mean `{near}`?"),
+        None => ".".to_owned(),
+    };
+    let allowed = allowed.join(", ");
+    format!("unknown key `{key}`{section}{hint} Known keys: {allowed}.")
+}
+
+/// Where an error is: line and column count from 1, the column in characters.
+struct Place<'a> {
+    line: usize,
+    column: usize,
+    text: &'a str,
+    section: &'a str,
+}
+
+impl<'a> Place<'a> {
+    fn of(source: &'a str, at: usize) -> Self {
+        let before = source.get(..at).unwrap_or(source);
+        let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
+        let text = source
+            .get(line_start..)
+            .and_then(|rest| rest.lines().next())
+            .unwrap_or_default();
+        let section = source
+            .get(..line_start + text.len())
+            .unwrap_or_default()
+            .lines()
+            .rev()
+            .find_map(section_of)
+            .unwrap_or_default();
+        Self {
+            line: before.matches('\n').count() + 1,
+            column: before.get(line_start..).unwrap_or_default().chars().count() + 1,
+            text,
+            section,
+        }
+    }
+
+    /// The dotted key of a line `key = value`.
+    fn key(&self) -> Option<String> {
+        let (key, _) = self.text.split_once('=')?;
+        let key = key.trim();
+        Some(if self.section.is_empty() {
+            key.to_owned()
+        } else {
+            format!("{}.{key}", self.section)
+        })
+    }
+}
+
+fn section_of(line: &str) -> Option<&str> {
+    let line = line.trim();
+    let header = line.split('#').next()?.trim();
+    let inner = header.strip_prefix('[')?.strip_suffix(']')?;
+    let inner = inner
+        .strip_prefix('[')
+        .and_then(|inner| inner.strip_suffix(']'))
+        .unwrap_or(inner);
+    (!inner.contains(['"', ','])).then_some(inner.trim())
+}
+
+/// The key and the keys that would have been right, from serde's words for an unknown field.
+fn unknown_key(message: &str) -> Option<(&str, Vec<&str>)> {
+    let mut quoted = message
+        .strip_prefix("unknown field ")?
+        .split('`')
+        .skip(1)
+        .step_by(2);
+    let key = quoted.next()?;
+    Some((key, quoted.collect()))
+}
+
+/// Levenshtein's edit distance, in bytes.
+fn distance(a: &str, b: &str) -> usize {
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, x) in a.bytes().enumerate() {
+        let mut diagonal = i;
+        let mut left = i + 1;
+        for (cell, y) in row.iter_mut().skip(1).zip(b.bytes()) {
+            let above = *cell;
+            left = (left + 1)
+                .min(above + 1)
+                .min(diagonal + usize::from(x != y));
+            diagonal = above;
+            *cell = left;
+        }
+        if let Some(first) = row.first_mut() {
+            *first = i + 1;
+        }
+    }
+    row.last().copied().unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn distances_count_edits() {
+        assert_eq!(distance("listen", "listen"), 0);
+        assert_eq!(distance("liste", "listen"), 1);
+        assert_eq!(distance("kitten", "sitting"), 3);
+        assert_eq!(distance("", "abc"), 3);
+    }
+}

@@ -1,0 +1,100 @@
+//! The configuration file as it is written: every field optional, unknown keys refused.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use serde::Deserialize;
+
+use crate::engine::Durability;
+
+use super::units::{Listen, Mode, OneOrMany, Size, Span};
+use super::{LogFormat, SecretText, Symlinks};
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct File {
+    pub server: Server,
+    pub filesystem: Filesystem,
+    pub auth: Auth,
+    pub tls: Option<Tls>,
+    pub log: Log,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Server {
+    pub listen: Option<OneOrMany<Listen>>,
+    pub threads: Option<usize>,
+    pub pin: Option<bool>,
+    pub auth: Option<bool>,
+    pub region: Option<Box<str>>,
+    pub domains: Vec<String>,
+    pub state_dir: Option<PathBuf>,
+    pub limits: Limits,
+    pub timeouts: Timeouts,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Limits {
+    pub connections: Option<usize>,
+    pub in_flight: Option<Size>,
+    pub in_flight_wait: Option<Span>,
+    pub http2_streams: Option<u32>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Timeouts {
+    pub head: Option<Span>,
+    pub body: Option<Span>,
+    pub reply: Option<Span>,
+    pub idle: Option<Span>,
+    pub stop: Option<Span>,
+    pub rate: Option<Size>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Filesystem {
+    pub buckets: BTreeMap<String, PathBuf>,
+    pub root: Option<PathBuf>,
+    pub durability: Option<Durability>,
+    pub symlinks: Option<Symlinks>,
+    pub file_mode: Option<Mode>,
+    pub dir_mode: Option<Mode>,
+    pub cache: Option<Size>,
+    pub upload_expiry: Option<Span>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Auth {
+    pub sigv2: Option<bool>,
+    pub root: Option<User>,
+    pub user: Vec<User>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct User {
+    pub name: Option<Box<str>>,
+    pub id: Option<Box<str>>,
+    pub access_key: Option<Box<str>>,
+    pub secret_key: Option<SecretText>,
+    pub secret_key_file: Option<PathBuf>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Tls {
+    pub cert: PathBuf,
+    pub key: PathBuf,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Log {
+    pub level: Option<Box<str>>,
+    pub format: Option<LogFormat>,
+}
