@@ -93,7 +93,8 @@ impl StateDir {
                 .truncate(true)
                 .mode(0o600)
                 .open(&probe)?;
-            fs::remove_file(&probe)?;
+            // Another thread of this process may have removed it.
+            let _ = fs::remove_file(&probe);
         }
         Ok(state)
     }
