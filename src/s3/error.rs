@@ -135,6 +135,7 @@ macro_rules! codes {
 }
 
 codes! {
+    AccessControlListNotSupported BAD_REQUEST "The bucket does not allow ACLs",
     AccessDenied FORBIDDEN "Access Denied",
     AuthorizationHeaderMalformed BAD_REQUEST "The authorization header that you provided is not valid.",
     AuthorizationQueryParametersError BAD_REQUEST "The authorization query parameters that you provided are not valid.",
@@ -160,6 +161,7 @@ codes! {
     InvalidPartOrder BAD_REQUEST "The list of parts was not in ascending order. The parts list must be specified in order by part number.",
     InvalidRange RANGE_NOT_SATISFIABLE "The requested range is not satisfiable",
     InvalidRequest BAD_REQUEST "Invalid Request",
+    InvalidStorageClass BAD_REQUEST "The storage class that you specified is not valid",
     InvalidToken BAD_REQUEST "The provided token is malformed or otherwise not valid.",
     InvalidURI BAD_REQUEST "The specified URI couldn't be parsed.",
     KeyTooLongError BAD_REQUEST "Your key is too long.",

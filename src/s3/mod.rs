@@ -1,9 +1,370 @@
-//! The S3 protocol: a request's head becomes a typed target and an operation, is authenticated,
-//! and one verb answers it.
+//! The S3 protocol: a request's head becomes a typed target and an operation, is authenticated
+//! and authorised, and one verb answers it.
+//!
+//! Reading order: [`handle`], `request` (what is asked of what), `route` (which operation),
+//! `auth` (who asks), `authorize` (may they), then one file per verb or family of verbs.
 
 pub mod auth;
+mod authorize;
+mod bucket;
 pub mod checksum;
+mod conditions;
+mod copy;
+mod delete;
 mod error;
+mod get;
+mod headers;
+mod list;
+mod multipart;
 pub mod payload;
+mod put;
+mod range;
+mod reply;
+mod request;
+mod route;
+mod service;
+mod xml;
+
+use std::fmt;
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use http::request::Parts;
+use http::{HeaderValue, Request};
+use http_body_util::BodyExt;
+use hyper::body::{Body as _, Incoming};
 
 pub use error::{Code, S3Error};
+pub use reply::{ReplyBody, ReplyError, error as error_reply};
+pub use request::{Local, host_of, virtual_bucket, without_port};
+
+use auth::{Authenticated, Gate, Identity, Users};
+use payload::{Payload, Want};
+use reply::Reply;
+use request::{ObjectRef, Query, Target};
+use route::Operation;
+
+use crate::budget::Budget;
+use crate::clock::{Clock, Entropy};
+use crate::engine::{Bucket, Engine};
+
+/// What the S3 layer is made of.
+#[derive(Debug)]
+pub struct S3Settings {
+    pub engine: Engine,
+    pub gate: Gate,
+    pub users: Arc<ArcSwap<Users>>,
+    /// The region that GetBucketLocation answers.
+    pub region: Box<str>,
+    /// `<bucket>.<domain>` names a bucket.
+    pub domains: Vec<Box<str>>,
+    /// Body bytes in flight in the whole process.
+    pub budget: Arc<Budget>,
+    pub clock: Clock,
+    pub entropy: Entropy,
+}
+
+/// The S3 service; one for all shards.
+#[derive(Debug)]
+pub struct S3 {
+    engine: Engine,
+    gate: Gate,
+    users: Arc<ArcSwap<Users>>,
+    region: Box<str>,
+    domains: Vec<Box<str>>,
+    budget: Arc<Budget>,
+    clock: Clock,
+    request_ids: RequestIds,
+}
+
+impl S3 {
+    pub fn new(settings: S3Settings) -> Self {
+        let S3Settings {
+            engine,
+            gate,
+            users,
+            region,
+            domains,
+            budget,
+            clock,
+            entropy,
+        } = settings;
+        let request_ids = RequestIds::new(&entropy);
+        Self {
+            engine,
+            gate,
+            users,
+            region,
+            domains,
+            budget,
+            clock,
+            request_ids,
+        }
+    }
+
+    pub fn engine(&self) -> &Engine {
+        &self.engine
+    }
+
+    /// A new id for a reply that is made outside of [`handle`].
+    pub fn request_id(&self) -> RequestId {
+        self.request_ids.next()
+    }
+}
+
+/// Answers one request. Every error becomes a reply; so does a panic, with `connection: close`.
+pub async fn handle(s3: &S3, local: &Local, request: Request<Incoming>) -> Reply {
+    let id = s3.request_ids.next();
+    let (head, body) = request.into_parts();
+    let mut body = Some(body);
+    let work = AssertUnwindSafe(answer(s3, local, &head, &mut body));
+    let outcome = match futures_util::FutureExt::catch_unwind(work).await {
+        Ok(outcome) => outcome,
+        Err(_) => {
+            tracing::error!(request_id = %id, method = %head.method, path = head.uri.path(),
+                "a panic ended this request; please report it");
+            let close = (http::header::CONNECTION, HeaderValue::from_static("close"));
+            Err(S3Error::new(Code::InternalError).header(close.0, close.1))
+        }
+    };
+    let mut reply = match outcome {
+        Ok(reply) => reply,
+        Err(error) => {
+            log_error(&error, &head, &id);
+            drain(&head, body).await;
+            error_reply(&error, &head, id.as_str())
+        }
+    };
+    reply.headers_mut().insert("x-amz-request-id", id.header());
+    tracing::debug!(request_id = %id, method = %head.method, path = head.uri.path(),
+        status = reply.status().as_u16(), "request");
+    reply
+}
+
+/// Target, identity, operation, permission; then the verb.
+async fn answer(
+    s3: &S3,
+    local: &Local,
+    head: &Parts,
+    body: &mut Option<Incoming>,
+) -> Result<Reply, S3Error> {
+    let virtual_bucket = virtual_bucket(head, &s3.domains, local);
+    let target = request::target(head, virtual_bucket)?;
+    let query = Query::parse(head.uri.query())?;
+    let who = s3.gate.authenticate(head, virtual_bucket)?;
+    let copies = head.headers.contains_key("x-amz-copy-source");
+    let operation = route::route(&head.method, &target, &query, copies)?;
+    let call = Call {
+        s3,
+        head,
+        query,
+        who,
+        body,
+    };
+    match target {
+        Target::Service => service::list_buckets(&call).await,
+        Target::Bucket(name) => match operation {
+            Operation::CreateBucket => bucket::create(call, &name).await,
+            operation => {
+                let bucket = authorize::enter(s3, call.who.identity(), head, &name).await?;
+                bucket_verb(call, operation, bucket, &name).await
+            }
+        },
+        Target::Object(object) => {
+            let name = &object.bucket;
+            let bucket = authorize::enter(s3, call.who.identity(), head, name).await?;
+            object_verb(call, operation, bucket, &object).await
+        }
+    }
+}
+
+async fn bucket_verb(
+    call: Call<'_>,
+    operation: Operation,
+    bucket: Bucket,
+    name: &crate::engine::BucketName,
+) -> Result<Reply, S3Error> {
+    match operation {
+        Operation::HeadBucket => bucket::head(&call).await,
+        Operation::DeleteBucket => bucket::delete(&call, name).await,
+        Operation::GetBucketLocation => bucket::location(&call).await,
+        Operation::GetBucketVersioning => bucket::versioning().await,
+        Operation::GetBucketAcl | Operation::GetObjectAcl => bucket::acl(&call, &bucket).await,
+        Operation::ListObjects => list::objects_v1(&call, &bucket, name).await,
+        Operation::ListObjectsV2 => list::objects_v2(&call, &bucket, name).await,
+        Operation::ListObjectVersions => list::versions(&call, &bucket, name).await,
+        Operation::ListMultipartUploads => multipart::list_uploads(&call, &bucket, name).await,
+        Operation::DeleteObjects => delete::objects(call, &bucket).await,
+        other => Err(misrouted(other)),
+    }
+}
+
+async fn object_verb(
+    call: Call<'_>,
+    operation: Operation,
+    bucket: Bucket,
+    object: &ObjectRef,
+) -> Result<Reply, S3Error> {
+    match operation {
+        Operation::GetObject => get::object(&call, &bucket, object).await,
+        Operation::HeadObject => get::head(&call, &bucket, object).await,
+        Operation::GetObjectAcl => get::acl(&call, &bucket, object).await,
+        Operation::PutObject => put::object(call, &bucket, object).await,
+        Operation::CopyObject => copy::object(&call, &bucket, object).await,
+        Operation::DeleteObject => delete::object(&call, &bucket, object).await,
+        Operation::CreateMultipartUpload => multipart::create(&call, &bucket, object).await,
+        Operation::UploadPart => multipart::upload_part(call, &bucket, object).await,
+        Operation::UploadPartCopy => multipart::upload_part_copy(&call, &bucket, object).await,
+        Operation::CompleteMultipartUpload => multipart::complete(call, &bucket, object).await,
+        Operation::AbortMultipartUpload => multipart::abort(&call, &bucket, object).await,
+        Operation::ListParts => multipart::list_parts(&call, &bucket, object).await,
+        other => Err(misrouted(other)),
+    }
+}
+
+/// The routing table gives each level only its own operations; this answers if it ever does not.
+fn misrouted(operation: Operation) -> S3Error {
+    route::not_implemented(&format!("{operation:?}"))
+}
+
+/// One authenticated request, as the verbs see it.
+#[derive(Debug)]
+struct Call<'a> {
+    s3: &'a S3,
+    head: &'a Parts,
+    query: Query,
+    who: Authenticated,
+    body: &'a mut Option<Incoming>,
+}
+
+impl Call<'_> {
+    fn identity(&self) -> &Identity {
+        self.who.identity()
+    }
+
+    /// A header's text; `None` if it is missing or not ASCII.
+    fn header(&self, name: &str) -> Option<&str> {
+        self.head.headers.get(name)?.to_str().ok()
+    }
+
+    /// The verified body. Its share of the memory for bodies is reserved before its first byte
+    /// is read.
+    async fn payload(self, want: Want) -> Result<(Payload, crate::budget::Permit), S3Error> {
+        let Some(body) = self.body.take() else {
+            return Err(Code::IncompleteBody.into());
+        };
+        let size = body.size_hint().upper().unwrap_or(u64::MAX);
+        let permit = reserve(self.s3, size).await?;
+        Ok((
+            Payload::new(body, self.who.into_payload(), self.head, want)?,
+            permit,
+        ))
+    }
+}
+
+/// Room for a request that moves `size_bytes` through memory, at most a window of it at a time.
+async fn reserve(s3: &S3, size_bytes: u64) -> Result<crate::budget::Permit, S3Error> {
+    let window = crate::limits::REQUEST_WINDOW_BYTES;
+    let bytes = usize::try_from(size_bytes)
+        .unwrap_or(usize::MAX)
+        .min(window);
+    s3.budget
+        .reserve(bytes)
+        .await
+        .map_err(|_| S3Error::new(Code::SlowDown))
+}
+
+/// Reads what is left of a small body, so that the connection stays usable after an error. A
+/// client that waits for `100 Continue` is not asked for its body.
+async fn drain(head: &Parts, body: Option<Incoming>) {
+    let Some(body) = body else { return };
+    let small = body
+        .size_hint()
+        .upper()
+        .is_some_and(|size| size <= DRAIN_BYTES_MAX);
+    if !small || body.is_end_stream() || head.headers.contains_key(http::header::EXPECT) {
+        return;
+    }
+    let read = http_body_util::Limited::new(body, DRAIN_BYTES_MAX as usize).collect();
+    let _ = tokio::time::timeout(DRAIN_TIME_MAX, read).await;
+}
+
+const DRAIN_BYTES_MAX: u64 = 256 << 10;
+const DRAIN_TIME_MAX: Duration = Duration::from_secs(5);
+
+/// The server's own faults are errors in the log, clients' mistakes are only for who looks.
+fn log_error(error: &S3Error, head: &Parts, id: &RequestId) {
+    let (method, path) = (&head.method, head.uri.path());
+    if error.code.status().is_server_error() && error.code != Code::NotImplemented {
+        tracing::error!(request_id = %id, %method, path, %error, "request failed");
+    } else {
+        tracing::info!(request_id = %id, %method, path, %error, "request refused");
+    }
+}
+
+/// Ids that do not repeat within a process and hardly across processes.
+#[derive(Debug)]
+struct RequestIds {
+    start: u64,
+    count: AtomicU64,
+}
+
+impl RequestIds {
+    fn new(entropy: &Entropy) -> Self {
+        Self {
+            start: u64::from_le_bytes(entropy.bytes()),
+            count: AtomicU64::new(0),
+        }
+    }
+
+    fn next(&self) -> RequestId {
+        // An odd factor maps the counter one to one onto all 64-bit numbers.
+        let count = self.count.fetch_add(1, Ordering::Relaxed);
+        let value = self
+            .start
+            .wrapping_add(count.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+        RequestId {
+            digits: hex_digits(value),
+        }
+    }
+}
+
+/// 16 upper-case hexadecimal digits, on the reply and in the log.
+#[derive(Clone, Copy, Debug)]
+pub struct RequestId {
+    digits: [u8; 16],
+}
+
+impl RequestId {
+    pub fn as_str(&self) -> &str {
+        std::str::from_utf8(&self.digits).unwrap_or_default()
+    }
+
+    pub fn header(&self) -> HeaderValue {
+        HeaderValue::from_bytes(&self.digits).unwrap_or(HeaderValue::from_static("0"))
+    }
+}
+
+impl fmt::Display for RequestId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+fn hex_digits(value: u64) -> [u8; 16] {
+    let mut left = value;
+    let mut digits = [b'0'; 16];
+    for digit in digits.iter_mut().rev() {
+        let nibble = u8::try_from(left & 0xf).unwrap_or(0);
+        *digit = if nibble < 10 {
+            b'0' + nibble
+        } else {
+            b'A' + nibble - 10
+        };
+        left >>= 4;
+    }
+    digits
+}

@@ -1,0 +1,247 @@
+//! CopyObject, and what UploadPartCopy shares with it.
+
+use http::header::HeaderMap;
+
+use super::checksum::{self, Hasher};
+use super::conditions::{self, ReadConditions};
+use super::error::{Code, S3Error};
+use super::reply::{self, Reply};
+use super::request::{self, ObjectRef};
+use super::xml::Writer as Xml;
+use super::{Call, authorize, get, headers, reserve};
+use crate::engine::{
+    Bucket, Checksum, ChecksumAlgorithm, ChecksumKind, Commit, Condition, Entry, Metadata,
+    Precondition, Range, Reader, Writer,
+};
+use crate::limits::PUT_BYTES_MAX;
+
+/// CopyObject: the engine moves the bytes (by reference where it can); they pass through here
+/// only when a checksum of another kind is asked for.
+pub(super) async fn object(
+    call: &Call<'_>,
+    bucket: &Bucket,
+    object: &ObjectRef,
+) -> Result<Reply, S3Error> {
+    let asked = &call.head.headers;
+    headers::refuse_unsupported(asked)?;
+    let replace = directive(asked, "x-amz-metadata-directive")?;
+    directive(asked, "x-amz-tagging-directive")?;
+    let wanted = wanted_algorithm(asked)?;
+    let precondition = conditions::of_write(asked)?;
+    let (source, from) = source(call).await?;
+    if source.size_bytes > PUT_BYTES_MAX {
+        return Err(S3Error::with_message(
+            Code::InvalidRequest,
+            "The specified copy source is larger than the maximum allowable size for a copy \
+             source: 5368709120",
+        ));
+    }
+    let given = headers::metadata(asked)?;
+    let metadata = if replace {
+        given
+    } else {
+        copied_metadata(&source.reader, given)
+    };
+    let checksum = source.reader.entry().checksum.clone();
+    let recompute = needs_hashing(checksum.as_ref(), wanted);
+    let entry = if from == *object && recompute.is_none() {
+        if !replace && metadata == source.reader.entry().metadata {
+            return Err(illegal_self_copy());
+        }
+        let precondition = pin(precondition, source.reader.entry());
+        bucket
+            .set_metadata(&object.key, metadata, &precondition)
+            .await?
+    } else {
+        let etag = source.reader.entry().etag.clone();
+        let mut writer = bucket.begin(&object.key, Some(source.size_bytes)).await?;
+        let checksum = match recompute {
+            None => {
+                writer.append_from(source.reader, source.range).await?;
+                checksum
+            }
+            Some(algorithm) => Some(stream(call, source, &mut writer, algorithm).await?),
+        };
+        let commit = Commit {
+            etag,
+            checksum,
+            metadata,
+            precondition,
+        };
+        writer
+            .commit(commit)
+            .await
+            .map_err(|error| get::missing(error, object))?
+    };
+    let mut page = Xml::document("CopyObjectResult");
+    page.time("LastModified", entry.modified);
+    page.etag(entry.etag.as_str());
+    if let Some(checksum) = &entry.checksum {
+        page.leaf("ChecksumType", checksum::kind_name(checksum.kind));
+        page.leaf(
+            checksum::element_name(checksum.algorithm),
+            &checksum::format(checksum, 0),
+        );
+    }
+    Ok(reply::xml(page.finish("CopyObjectResult")))
+}
+
+/// A pinned copy source and what of it is wanted.
+pub(super) struct Source {
+    pub(super) reader: Reader,
+    pub(super) range: Range,
+    /// The size of the whole entry.
+    pub(super) size_bytes: u64,
+}
+
+/// Opens what `x-amz-copy-source` names, if the caller may read it and its conditions hold.
+pub(super) async fn source(call: &Call<'_>) -> Result<(Source, ObjectRef), S3Error> {
+    let raw = call
+        .head
+        .headers
+        .get("x-amz-copy-source")
+        .map(|value| value.as_bytes());
+    let raw = std::str::from_utf8(raw.unwrap_or_default()).map_err(|_| {
+        S3Error::invalid_argument("The copy source is not UTF-8.", "x-amz-copy-source", "")
+    })?;
+    let from = request::copy_source(raw)?;
+    let bucket = authorize::enter_source(call.s3, call.identity(), call.head, &from.bucket).await?;
+    let reader = bucket
+        .open(&from.key)
+        .await
+        .map_err(|error| get::missing(error, &from))?;
+    ReadConditions::of_copy_source(&call.head.headers).check_source(reader.entry())?;
+    let size_bytes = reader.entry().size_bytes;
+    let range = Range {
+        start_bytes: 0,
+        size_bytes,
+    };
+    Ok((
+        Source {
+            reader,
+            range,
+            size_bytes,
+        },
+        from,
+    ))
+}
+
+/// Copies through memory, hashing on the way.
+pub(super) async fn stream(
+    call: &Call<'_>,
+    source: Source,
+    writer: &mut Writer,
+    algorithm: ChecksumAlgorithm,
+) -> Result<Checksum, S3Error> {
+    let _room = reserve(call.s3, source.range.size_bytes).await?;
+    let mut hasher = Hasher::new(algorithm);
+    if source.range.size_bytes > 0 {
+        let mut bytes = source.reader.read(source.range);
+        while let Some(piece) = bytes.next().await {
+            let piece = piece?;
+            hasher.update(&piece);
+            writer.append(piece).await?;
+        }
+    }
+    Ok(Checksum {
+        algorithm,
+        kind: ChecksumKind::FullObject,
+        digest: hasher.finalize(),
+    })
+}
+
+/// COPY (the default) or REPLACE.
+fn directive(headers: &HeaderMap, name: &'static str) -> Result<bool, S3Error> {
+    match headers.get(name).map(|value| value.to_str().unwrap_or("")) {
+        None | Some("COPY") => Ok(false),
+        Some("REPLACE") => Ok(true),
+        Some(other) => Err(S3Error::invalid_argument(
+            "Unknown metadata directive.",
+            name,
+            other,
+        )),
+    }
+}
+
+/// `x-amz-checksum-algorithm`: the checksum that the copy is to carry.
+pub(super) fn wanted_algorithm(headers: &HeaderMap) -> Result<Option<ChecksumAlgorithm>, S3Error> {
+    let Some(raw) = headers.get("x-amz-checksum-algorithm") else {
+        return Ok(None);
+    };
+    let raw = raw.to_str().unwrap_or("");
+    checksum::algorithm_by_name(raw).map(Some).ok_or_else(|| {
+        S3Error::with_message(
+            Code::InvalidRequest,
+            "Checksum algorithm provided is unsupported. Please try again with any of the valid \
+             types: [CRC32, CRC32C, CRC64NVME, SHA1, SHA256]",
+        )
+    })
+}
+
+/// The algorithm to compute while copying: another one than the source has is asked for, or the
+/// source's is made of checksums of parts that the copy does not have.
+fn needs_hashing(
+    has: Option<&Checksum>,
+    wanted: Option<ChecksumAlgorithm>,
+) -> Option<ChecksumAlgorithm> {
+    match (has, wanted) {
+        (Some(has), None) if has.kind == ChecksumKind::FullObject => None,
+        (Some(has), Some(wanted))
+            if has.kind == ChecksumKind::FullObject && has.algorithm == wanted =>
+        {
+            None
+        }
+        (has, wanted) => wanted.or(has.map(|has| has.algorithm)),
+    }
+}
+
+/// The website redirect is never copied; it is what this request says.
+fn copied_metadata(source: &Reader, given: Metadata) -> Metadata {
+    Metadata {
+        website_redirect: given.website_redirect,
+        ..source.entry().metadata.clone()
+    }
+}
+
+/// A metadata change must hit the entry that was read.
+fn pin(precondition: Precondition, entry: &Entry) -> Precondition {
+    match precondition.if_match {
+        Some(_) => precondition,
+        None => Precondition {
+            if_match: Some(Condition::OneOf(vec![entry.etag.clone()])),
+            ..precondition
+        },
+    }
+}
+
+fn illegal_self_copy() -> S3Error {
+    S3Error::with_message(
+        Code::InvalidRequest,
+        "This copy request is illegal because it is trying to copy an object to itself without \
+         changing the object's metadata, storage class, website redirect location or encryption \
+         attributes.",
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_are_hashed_only_when_the_stored_checksum_will_not_do() {
+        use ChecksumAlgorithm::{Crc32, Sha256};
+        let has = |algorithm, kind| Checksum {
+            algorithm,
+            kind,
+            digest: Box::new([0; 4]),
+        };
+        let full = has(Crc32, ChecksumKind::FullObject);
+        let parts = has(Crc32, ChecksumKind::Composite);
+        assert_eq!(needs_hashing(None, None), None);
+        assert_eq!(needs_hashing(Some(&full), None), None);
+        assert_eq!(needs_hashing(Some(&full), Some(Crc32)), None);
+        assert_eq!(needs_hashing(Some(&full), Some(Sha256)), Some(Sha256));
+        assert_eq!(needs_hashing(Some(&parts), None), Some(Crc32));
+        assert_eq!(needs_hashing(None, Some(Sha256)), Some(Sha256));
+    }
+}

@@ -1,0 +1,194 @@
+//! DeleteObject and DeleteObjects.
+
+use futures_util::{StreamExt, stream};
+use http::StatusCode;
+
+use super::Call;
+use super::conditions;
+use super::error::{Code, S3Error};
+use super::get::refuse_other_versions;
+use super::payload::Want;
+use super::reply::{self, Reply};
+use super::request::{ObjectRef, parse_key};
+use super::xml::{Element, Writer, malformed};
+use crate::engine::{Bucket, Condition, EngineError, Precondition};
+use crate::limits::{DELETE_KEYS_MAX, DELETE_XML_BYTES_MAX};
+
+/// DeleteObject: 204, whether the key was there or not.
+pub(super) async fn object(
+    call: &Call<'_>,
+    bucket: &Bucket,
+    object: &ObjectRef,
+) -> Result<Reply, S3Error> {
+    if let Err(error) = refuse_other_versions(call) {
+        // A version that does not exist is as good as deleted.
+        return if error.code == Code::NoSuchVersion {
+            Ok(reply::empty(StatusCode::NO_CONTENT))
+        } else {
+            Err(error)
+        };
+    }
+    let precondition = conditions::of_delete(&call.head.headers)?;
+    bucket
+        .delete(&object.key, &precondition)
+        .await
+        .map_err(|error| super::get::missing(error, object))?;
+    Ok(reply::empty(StatusCode::NO_CONTENT))
+}
+
+/// DeleteObjects: up to 1,000 keys, each with an answer of its own.
+pub(super) async fn objects(call: Call<'_>, bucket: &Bucket) -> Result<Reply, S3Error> {
+    let (payload, _room) = call.payload(Want::default()).await?;
+    let body = payload.collect(DELETE_XML_BYTES_MAX).await?;
+    let order = Order::parse(&body)?;
+    let mut page = Writer::document("DeleteResult");
+    let mut outcomes = stream::iter(&order.lines)
+        .map(|line| async move { (line, delete_line(bucket, line).await) })
+        .buffered(DELETES_AT_ONCE);
+    while let Some((line, outcome)) = outcomes.next().await {
+        match outcome {
+            Ok(()) if order.quiet => {}
+            Ok(()) => {
+                page.open("Deleted");
+                page.leaf("Key", &line.key);
+                if line.version.is_some() {
+                    page.leaf("VersionId", "null");
+                }
+                page.close("Deleted");
+            }
+            Err(error) => {
+                page.open("Error");
+                page.leaf("Key", &line.key);
+                if let Some(version) = &line.version {
+                    page.leaf("VersionId", version);
+                }
+                page.leaf("Code", error.code.as_str());
+                page.leaf("Message", &error.message);
+                page.close("Error");
+            }
+        }
+    }
+    Ok(reply::xml(page.finish("DeleteResult")))
+}
+
+/// Concurrent deletes share directory syncs.
+const DELETES_AT_ONCE: usize = 16;
+
+async fn delete_line(bucket: &Bucket, line: &Line) -> Result<(), S3Error> {
+    let key = parse_key(&line.key)?;
+    if line
+        .version
+        .as_deref()
+        .is_some_and(|version| version != "null")
+    {
+        return Ok(());
+    }
+    match bucket.delete(&key, &line.precondition).await {
+        Ok(_) => Ok(()),
+        Err(EngineError::NoSuchKey) => Err(Code::NoSuchKey.into()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+#[derive(Debug)]
+struct Order {
+    lines: Vec<Line>,
+    quiet: bool,
+}
+
+#[derive(Debug)]
+struct Line {
+    key: String,
+    version: Option<String>,
+    precondition: Precondition,
+}
+
+impl Order {
+    fn parse(body: &[u8]) -> Result<Self, S3Error> {
+        let root = Element::parse(body, "Delete")?;
+        root.only(&["Object", "Quiet"])?;
+        let quiet = match root.text_of("Quiet")?.map(str::trim) {
+            None | Some("false" | "") => false,
+            Some("true") => true,
+            Some(_) => return Err(malformed("Quiet is neither true nor false")),
+        };
+        let objects = root.children.iter().filter(|child| child.name == "Object");
+        let lines = objects.map(Line::parse).collect::<Result<Vec<_>, _>>()?;
+        if lines.is_empty() || lines.len() > DELETE_KEYS_MAX {
+            return Err(malformed("it must name 1 to 1000 objects"));
+        }
+        Ok(Self { lines, quiet })
+    }
+}
+
+impl Line {
+    fn parse(element: &Element) -> Result<Self, S3Error> {
+        element.only(&["Key", "VersionId", "ETag", "LastModifiedTime", "Size"])?;
+        let key = element
+            .text_of("Key")?
+            .ok_or_else(|| malformed("an Object has no Key"))?;
+        let etag = element.text_of("ETag")?.map(|raw| match raw.trim() {
+            "*" => Condition::Any,
+            raw => Condition::OneOf(vec![conditions::parse_etag(raw)]),
+        });
+        let if_modified_at = match element.text_of("LastModifiedTime")? {
+            None => None,
+            Some(raw) => Some(
+                conditions::parse_time(raw.trim())
+                    .ok_or_else(|| malformed("LastModifiedTime is not a date"))?,
+            ),
+        };
+        let if_size_bytes = match element.text_of("Size")? {
+            None => None,
+            Some(raw) => Some(
+                raw.trim()
+                    .parse()
+                    .map_err(|_| malformed("Size is not a number"))?,
+            ),
+        };
+        Ok(Self {
+            key: key.to_owned(),
+            version: element.text_of("VersionId")?.map(str::to_owned),
+            precondition: Precondition {
+                if_match: etag,
+                if_none_match: None,
+                if_modified_at,
+                if_size_bytes,
+            },
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_order_names_keys_as_they_are() {
+        let body = "<Delete xmlns=\"x\"><Quiet>true</Quiet><Object><Key> a&amp;b </Key></Object>\
+                    <Object><Key>c</Key><VersionId>null</VersionId><ETag>\"e\"</ETag></Object></Delete>";
+        let order = Order::parse(body.as_bytes()).unwrap();
+        assert!(order.quiet);
+        assert_eq!(order.lines[0].key, " a&b ");
+        let wanted = Condition::OneOf(vec![crate::engine::ETag::new("e")]);
+        assert_eq!(order.lines[1].precondition.if_match, Some(wanted));
+    }
+
+    #[test]
+    fn an_order_without_keys_or_with_too_many_is_malformed() {
+        let many = "<Object><Key>k</Key></Object>".repeat(1001);
+        for inner in [
+            "",
+            "<Object/>",
+            "<Object><Key>a</Key><Key>b</Key></Object>",
+            "<x/>",
+            &many,
+        ] {
+            let body = format!("<Delete>{inner}</Delete>");
+            assert_eq!(
+                Order::parse(body.as_bytes()).unwrap_err().code,
+                Code::MalformedXML
+            );
+        }
+    }
+}

@@ -1,0 +1,294 @@
+//! GetObject, HeadObject and GetObjectAcl.
+
+use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use http::{Response, StatusCode};
+
+use super::conditions::{self, ReadConditions, Verdict};
+use super::error::{Code, S3Error};
+use super::range::{self, Asked};
+use super::reply::{self, Reply, ReplyBody};
+use super::request::ObjectRef;
+use super::{Call, bucket, headers, reserve};
+use crate::engine::{Bucket, EngineError, Entry, Range};
+use crate::limits::PART_NUMBER_MAX;
+
+/// GetObject: the bytes of the entry that was current when it was opened.
+pub(super) async fn object(
+    call: &Call<'_>,
+    bucket: &Bucket,
+    object: &ObjectRef,
+) -> Result<Reply, S3Error> {
+    refuse_other_versions(call)?;
+    let reader = bucket
+        .open(&object.key)
+        .await
+        .map_err(|error| missing(error, object))?;
+    let (mut reply, range) = head_of(call, reader.entry())?;
+    if range.size_bytes > 0 {
+        let permit = reserve(call.s3, range.size_bytes).await?;
+        *reply.body_mut() = ReplyBody::stream(reader.read(range), range.size_bytes, permit);
+    }
+    Ok(reply)
+}
+
+/// HeadObject: GetObject's head.
+pub(super) async fn head(
+    call: &Call<'_>,
+    bucket: &Bucket,
+    object: &ObjectRef,
+) -> Result<Reply, S3Error> {
+    refuse_other_versions(call)?;
+    let entry = bucket
+        .head(&object.key)
+        .await
+        .map_err(|error| missing(error, object))?;
+    let (mut reply, range) = head_of(call, &entry)?;
+    reply
+        .headers_mut()
+        .insert(header::CONTENT_LENGTH, HeaderValue::from(range.size_bytes));
+    Ok(reply)
+}
+
+/// GetObjectAcl: the bucket owner's full control, as on every object.
+pub(super) async fn acl(
+    call: &Call<'_>,
+    bucket: &Bucket,
+    object: &ObjectRef,
+) -> Result<Reply, S3Error> {
+    refuse_other_versions(call)?;
+    bucket
+        .head(&object.key)
+        .await
+        .map_err(|error| missing(error, object))?;
+    bucket::acl(call, bucket).await
+}
+
+/// Objects have one version, `null`.
+pub(super) fn refuse_other_versions(call: &Call<'_>) -> Result<(), S3Error> {
+    match call.query.get("versionId") {
+        None | Some("null") => Ok(()),
+        Some("") => Err(S3Error::invalid_argument(
+            "Version id cannot be the empty string",
+            "versionId",
+            "",
+        )),
+        Some(other) => Err(S3Error::new(Code::NoSuchVersion).detail("VersionId", other)),
+    }
+}
+
+/// A missing key is told with its name, as S3 does.
+pub(super) fn missing(error: EngineError, object: &ObjectRef) -> S3Error {
+    let absent = matches!(error, EngineError::NoSuchKey);
+    let error = S3Error::from(error);
+    if absent {
+        error.detail("Key", object.key.as_str())
+    } else {
+        error
+    }
+}
+
+/// Status and headers of a read, and the bytes it covers.
+fn head_of(call: &Call<'_>, entry: &Entry) -> Result<(Reply, Range), S3Error> {
+    let asked_headers = &call.head.headers;
+    match ReadConditions::of_read(asked_headers).judge(entry) {
+        Verdict::Go => {}
+        Verdict::NotModified => return Err(not_modified(entry)),
+        Verdict::Failed(condition) => return Err(conditions::failed(condition)),
+    }
+    let selection = select(call, entry)?;
+    let mut reply = Response::new(ReplyBody::default());
+    *reply.status_mut() = selection.status;
+    let out = reply.headers_mut();
+    out.reserve(12);
+    headers::write_entry(out, entry);
+    out.insert(header::ACCEPT_RANGES, HeaderValue::from_static("bytes"));
+    out.insert(
+        header::X_CONTENT_TYPE_OPTIONS,
+        HeaderValue::from_static("nosniff"),
+    );
+    if selection.status == StatusCode::PARTIAL_CONTENT && entry.size_bytes > 0 {
+        let Range {
+            start_bytes,
+            size_bytes,
+        } = selection.range;
+        let last = start_bytes + size_bytes - 1;
+        let text = format!("bytes {start_bytes}-{last}/{}", entry.size_bytes);
+        reply::insert(out, header::CONTENT_RANGE, &text);
+    }
+    if let Some(parts) = selection.parts_count {
+        out.insert("x-amz-mp-parts-count", HeaderValue::from(parts));
+    }
+    write_checksum(call, out, entry, &selection);
+    override_headers(call, out)?;
+    Ok((reply, selection.range))
+}
+
+/// What of the object is asked for.
+struct Selection {
+    range: Range,
+    status: StatusCode,
+    /// The index of the part that `partNumber` selected.
+    part: Option<usize>,
+    parts_count: Option<u64>,
+}
+
+fn select(call: &Call<'_>, entry: &Entry) -> Result<Selection, S3Error> {
+    let all = Range {
+        start_bytes: 0,
+        size_bytes: entry.size_bytes,
+    };
+    let range_header = call.header("range").filter(|_| if_range_holds(call, entry));
+    if let Some(number) = call.query.get("partNumber") {
+        if range_header.is_some() {
+            return Err(S3Error::with_message(
+                Code::InvalidRequest,
+                "Cannot specify both Range header and partNumber query parameter",
+            ));
+        }
+        return select_part(number, entry, all);
+    }
+    let (range, status) = match range::parse(range_header, entry.size_bytes) {
+        Asked::All => (all, StatusCode::OK),
+        Asked::Part(range) => (range, StatusCode::PARTIAL_CONTENT),
+        Asked::Outside => return Err(outside(entry, range_header.unwrap_or(""))),
+    };
+    Ok(Selection {
+        range,
+        status,
+        part: None,
+        parts_count: None,
+    })
+}
+
+fn select_part(number: &str, entry: &Entry, all: Range) -> Result<Selection, S3Error> {
+    let wanted = number
+        .parse::<u32>()
+        .ok()
+        .filter(|n| (1..=PART_NUMBER_MAX).contains(n));
+    let Some(wanted) = wanted else {
+        return Err(S3Error::invalid_argument(
+            "Part number must be an integer between 1 and 10000, inclusive",
+            "partNumber",
+            number,
+        ));
+    };
+    let none = || {
+        let count = entry.parts.len().max(1);
+        Err(S3Error::new(Code::InvalidPartNumber)
+            .detail("PartNumberRequested", number)
+            .detail("ActualPartCount", count.to_string()))
+    };
+    let status = StatusCode::PARTIAL_CONTENT;
+    if entry.parts.is_empty() {
+        let whole = Selection {
+            range: all,
+            status,
+            part: None,
+            parts_count: None,
+        };
+        return if wanted == 1 { Ok(whole) } else { none() };
+    }
+    let mut start_bytes = 0;
+    for (at, part) in entry.parts.iter().enumerate() {
+        if part.number == wanted {
+            let range = Range {
+                start_bytes,
+                size_bytes: part.size_bytes,
+            };
+            let parts_count = u64::try_from(entry.parts.len()).ok();
+            return Ok(Selection {
+                range,
+                status,
+                part: Some(at),
+                parts_count,
+            });
+        }
+        start_bytes += part.size_bytes;
+    }
+    none()
+}
+
+/// `If-Range` with another ETag or date than the object's makes the range void (RFC 9110 13.1.5).
+fn if_range_holds(call: &Call<'_>, entry: &Entry) -> bool {
+    let Some(raw) = call.header("if-range") else {
+        return true;
+    };
+    match conditions::parse_time(raw) {
+        Some(at) => at.unix_seconds() == entry.modified.unix_seconds(),
+        None => conditions::parse_etag(raw) == entry.etag,
+    }
+}
+
+/// 416. aws-crt learns from `ActualObjectSize` that an object is empty.
+fn outside(entry: &Entry, asked: &str) -> S3Error {
+    let total = format!("bytes */{}", entry.size_bytes);
+    let error = S3Error::new(Code::InvalidRange)
+        .detail("RangeRequested", asked)
+        .detail("ActualObjectSize", entry.size_bytes.to_string());
+    match HeaderValue::from_str(&total) {
+        Ok(value) => error.header(header::CONTENT_RANGE, value),
+        Err(_) => error,
+    }
+}
+
+/// 304 carries the validators of what the client has.
+fn not_modified(entry: &Entry) -> S3Error {
+    let mut validators = HeaderMap::new();
+    headers::write_validators(&mut validators, entry);
+    if let Some(value) = &entry.metadata.cache_control {
+        reply::insert(&mut validators, header::CACHE_CONTROL, value);
+    }
+    let mut error = S3Error::new(Code::NotModified);
+    error.headers = validators
+        .into_iter()
+        .filter_map(|(name, value)| Some((name?, value)))
+        .collect();
+    error
+}
+
+/// Only who asks gets checksums, and only for bytes that they cover: all of the object, or the
+/// part that was named.
+fn write_checksum(call: &Call<'_>, out: &mut HeaderMap, entry: &Entry, selection: &Selection) {
+    let enabled = call
+        .header("x-amz-checksum-mode")
+        .is_some_and(|mode| mode == "ENABLED");
+    if !enabled {
+        return;
+    }
+    let whole = selection.range.size_bytes == entry.size_bytes;
+    if let Some(part) = selection.part.and_then(|at| entry.parts.get(at)) {
+        if let Some(checksum) = &part.checksum {
+            headers::write_checksum(out, checksum, 0);
+        }
+    } else if let Some(checksum) = entry.checksum.as_ref().filter(|_| whole) {
+        headers::write_checksum(out, checksum, entry.parts.len());
+    }
+}
+
+/// `response-*`: only in signed requests, since a link's maker vouches for what it shows.
+fn override_headers(call: &Call<'_>, out: &mut HeaderMap) -> Result<(), S3Error> {
+    let overrides: [(&str, HeaderName); 6] = [
+        ("response-content-type", header::CONTENT_TYPE),
+        ("response-content-language", header::CONTENT_LANGUAGE),
+        ("response-expires", header::EXPIRES),
+        ("response-cache-control", header::CACHE_CONTROL),
+        ("response-content-disposition", header::CONTENT_DISPOSITION),
+        ("response-content-encoding", header::CONTENT_ENCODING),
+    ];
+    for (name, header) in overrides {
+        let Some(value) = call.query.get(name) else {
+            continue;
+        };
+        if matches!(call.identity(), super::Identity::Anonymous) {
+            return Err(S3Error::with_message(
+                Code::InvalidRequest,
+                "Request specific response headers cannot be used for anonymous GET requests.",
+            ));
+        }
+        let value = HeaderValue::from_bytes(value.as_bytes()).map_err(|_| {
+            S3Error::invalid_argument("The value cannot stand in a header.", name, "")
+        })?;
+        out.insert(header, value);
+    }
+    Ok(())
+}

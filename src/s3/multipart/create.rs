@@ -1,0 +1,77 @@
+//! CreateMultipartUpload.
+
+use http::header::{HeaderMap, HeaderName};
+
+use crate::engine::{Bucket, ChecksumAlgorithm, ChecksumKind, UploadPlan};
+use crate::s3::authorize::user;
+use crate::s3::error::{Code, S3Error};
+use crate::s3::reply::{self, Reply};
+use crate::s3::request::ObjectRef;
+use crate::s3::xml::Writer;
+use crate::s3::{Call, checksum, copy, headers};
+
+pub(crate) async fn create(
+    call: &Call<'_>,
+    bucket: &Bucket,
+    object: &ObjectRef,
+) -> Result<Reply, S3Error> {
+    let asked = &call.head.headers;
+    headers::refuse_unsupported(asked)?;
+    let checksum = wanted_checksum(asked)?;
+    let plan = UploadPlan {
+        metadata: headers::metadata(asked)?,
+        checksum,
+        initiator: user(call.identity())?.id.clone(),
+    };
+    let id = bucket.create_upload(&object.key, plan).await?;
+    let mut page = Writer::document("InitiateMultipartUploadResult");
+    page.leaf("Bucket", object.bucket.as_str());
+    page.leaf("Key", object.key.as_str());
+    page.leaf("UploadId", id.as_str());
+    let mut reply = reply::xml(page.finish("InitiateMultipartUploadResult"));
+    if let Some((algorithm, kind)) = checksum {
+        let out = reply.headers_mut();
+        let name = HeaderName::from_static("x-amz-checksum-algorithm");
+        reply::insert(out, name, checksum::algorithm_name(algorithm));
+        let name = HeaderName::from_static("x-amz-checksum-type");
+        reply::insert(out, name, checksum::kind_name(kind));
+    }
+    Ok(reply)
+}
+
+/// Algorithm and type; the type defaults as S3's table of algorithms has it.
+fn wanted_checksum(
+    headers: &HeaderMap,
+) -> Result<Option<(ChecksumAlgorithm, ChecksumKind)>, S3Error> {
+    let algorithm = copy::wanted_algorithm(headers)?;
+    let kind = headers
+        .get("x-amz-checksum-type")
+        .map(|value| value.to_str().unwrap_or(""));
+    let invalid = |message: String| Err(S3Error::with_message(Code::InvalidRequest, message));
+    let Some(algorithm) = algorithm else {
+        return match kind {
+            None => Ok(None),
+            Some(_) => invalid(
+                "The x-amz-checksum-type header can only be used with the \
+                 x-amz-checksum-algorithm header."
+                    .to_owned(),
+            ),
+        };
+    };
+    let kind = match kind {
+        None => checksum::default_kind(algorithm),
+        Some("COMPOSITE") => ChecksumKind::Composite,
+        Some("FULL_OBJECT") => ChecksumKind::FullObject,
+        Some(other) => {
+            return invalid(format!("Value for x-amz-checksum-type is invalid: {other}"));
+        }
+    };
+    if !checksum::upload_supports(algorithm, kind) {
+        return invalid(format!(
+            "The {} checksum type cannot be used with the {} checksum algorithm.",
+            checksum::kind_name(kind),
+            checksum::algorithm_name(algorithm).to_lowercase()
+        ));
+    }
+    Ok(Some((algorithm, kind)))
+}

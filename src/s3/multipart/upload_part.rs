@@ -1,0 +1,219 @@
+//! UploadPart and UploadPartCopy.
+
+use http::StatusCode;
+use md5::{Digest as _, Md5};
+
+use crate::engine::{
+    Bucket, Checksum, ChecksumAlgorithm, ChecksumKind, ETag, Part, Range, Upload, Writer,
+};
+use crate::limits::{PART_NUMBER_MAX, PUT_BYTES_MAX};
+use crate::s3::checksum::{self, Hasher};
+use crate::s3::copy::{self, Source};
+use crate::s3::error::{Code, S3Error};
+use crate::s3::payload::{Digests, Want};
+use crate::s3::range::{self, Asked};
+use crate::s3::reply::{self, Reply};
+use crate::s3::request::ObjectRef;
+use crate::s3::xml::Writer as Xml;
+use crate::s3::{Call, headers, put, reserve};
+
+pub(crate) async fn upload_part(
+    call: Call<'_>,
+    bucket: &Bucket,
+    object: &ObjectRef,
+) -> Result<Reply, S3Error> {
+    headers::refuse_unsupported(&call.head.headers)?;
+    let id = super::upload_id(&call);
+    let number = part_number(&call)?;
+    let upload = bucket
+        .upload(&object.key, &id)
+        .await
+        .map_err(|error| super::missing(error, &id))?;
+    let algorithm = upload.plan.checksum.map(|(algorithm, _)| algorithm);
+    let (mut payload, _room) = call
+        .payload(Want {
+            md5: true,
+            algorithm,
+            ..Want::default()
+        })
+        .await?;
+    put::check_size(&payload)?;
+    refuse_other_algorithm(&upload, payload.checksum_algorithm())?;
+    let mut writer = bucket
+        .begin_part(&object.key, &id, number, payload.size_bytes())
+        .await
+        .map_err(|error| super::missing(error, &id))?;
+    put::append_all(&mut payload, &mut writer).await?;
+    let Digests { md5, checksum, .. } = payload.digests();
+    let part = writer
+        .commit_part(ETag::from_md5(md5), checksum)
+        .await
+        .map_err(|error| super::missing(error, &id))?;
+    let mut reply = reply::empty(StatusCode::OK);
+    headers::write_etag(reply.headers_mut(), part.etag.as_str());
+    if let Some(checksum) = &part.checksum {
+        headers::write_checksum(reply.headers_mut(), checksum, 0);
+    }
+    Ok(reply)
+}
+
+/// UploadPartCopy: a part from bytes that are here already.
+pub(crate) async fn upload_part_copy(
+    call: &Call<'_>,
+    bucket: &Bucket,
+    object: &ObjectRef,
+) -> Result<Reply, S3Error> {
+    headers::refuse_unsupported(&call.head.headers)?;
+    let id = super::upload_id(call);
+    let number = part_number(call)?;
+    let upload = bucket
+        .upload(&object.key, &id)
+        .await
+        .map_err(|error| super::missing(error, &id))?;
+    let (mut source, _) = copy::source(call).await?;
+    if let Some(asked) = call.header("x-amz-copy-source-range") {
+        source.range = source_range(asked, source.size_bytes)?;
+    }
+    if source.range.size_bytes > PUT_BYTES_MAX {
+        return Err(Code::EntityTooLarge.into());
+    }
+    let mut writer = bucket
+        .begin_part(&object.key, &id, number, Some(source.range.size_bytes))
+        .await
+        .map_err(|error| super::missing(error, &id))?;
+    let algorithm = upload.plan.checksum.map(|(algorithm, _)| algorithm);
+    let (etag, checksum) = hash_and_append(call, source, &mut writer, algorithm).await?;
+    let part = writer
+        .commit_part(etag, checksum)
+        .await
+        .map_err(|error| super::missing(error, &id))?;
+    Ok(reply::xml(copy_result(&part)))
+}
+
+/// The part's MD5 is needed for the object's ETag, so its bytes pass through here.
+async fn hash_and_append(
+    call: &Call<'_>,
+    source: Source,
+    writer: &mut Writer,
+    algorithm: Option<ChecksumAlgorithm>,
+) -> Result<(ETag, Option<Checksum>), S3Error> {
+    let _room = reserve(call.s3, source.range.size_bytes).await?;
+    let mut md5 = Md5::new();
+    let mut hasher = algorithm.map(Hasher::new);
+    if source.range.size_bytes > 0 {
+        let mut bytes = source.reader.read(source.range);
+        while let Some(piece) = bytes.next().await {
+            let piece = piece?;
+            md5.update(&piece);
+            if let Some(hasher) = &mut hasher {
+                hasher.update(&piece);
+            }
+            writer.append(piece).await?;
+        }
+    }
+    let checksum = hasher.map(|hasher| Checksum {
+        algorithm: hasher.algorithm(),
+        kind: ChecksumKind::FullObject,
+        digest: hasher.finalize(),
+    });
+    Ok((ETag::from_md5(md5.finalize().into()), checksum))
+}
+
+fn copy_result(part: &Part) -> String {
+    let mut page = Xml::document("CopyPartResult");
+    page.time("LastModified", part.modified);
+    page.etag(part.etag.as_str());
+    if let Some(checksum) = &part.checksum {
+        page.leaf(
+            checksum::element_name(checksum.algorithm),
+            &checksum::format(checksum, 0),
+        );
+    }
+    page.finish("CopyPartResult")
+}
+
+/// Both ends must be given and lie within the source.
+fn source_range(asked: &str, size_bytes: u64) -> Result<Range, S3Error> {
+    let invalid = || {
+        S3Error::invalid_argument(
+            "The x-amz-copy-source-range value must be of the form bytes=first-last where first \
+             and last are the zero-based offsets of the first and last bytes to copy",
+            "x-amz-copy-source-range",
+            asked,
+        )
+    };
+    let ends = asked
+        .strip_prefix("bytes=")
+        .and_then(|spec| spec.split_once('-'));
+    let Some((first, last)) = ends else {
+        return Err(invalid());
+    };
+    if first.is_empty() || last.is_empty() {
+        return Err(invalid());
+    }
+    let beyond = last.parse::<u64>().map_or(true, |last| last >= size_bytes);
+    match range::parse(Some(asked), size_bytes) {
+        Asked::All => Err(invalid()),
+        Asked::Part(range) if !beyond => Ok(range),
+        _ => Err(S3Error::invalid_argument(
+            format!("Range specified is not valid for source object of size: {size_bytes}"),
+            "x-amz-copy-source-range",
+            asked,
+        )),
+    }
+}
+
+fn part_number(call: &Call<'_>) -> Result<u32, S3Error> {
+    let raw = call.query.get("partNumber").unwrap_or("");
+    match raw.parse::<u32>() {
+        Ok(number) if (1..=PART_NUMBER_MAX).contains(&number) => Ok(number),
+        _ => Err(S3Error::invalid_argument(
+            "Part number must be an integer between 1 and 10000, inclusive",
+            "partNumber",
+            raw,
+        )),
+    }
+}
+
+/// Parts carry the checksum that the upload was opened with, if any.
+fn refuse_other_algorithm(upload: &Upload, sent: Option<ChecksumAlgorithm>) -> Result<(), S3Error> {
+    let (Some((wanted, _)), Some(sent)) = (upload.plan.checksum, sent) else {
+        return Ok(());
+    };
+    if wanted == sent {
+        return Ok(());
+    }
+    Err(S3Error::with_message(
+        Code::InvalidRequest,
+        format!(
+            "Checksum Type mismatch occurred, expected checksum Type: {}, actual checksum Type: {}",
+            checksum::algorithm_name(wanted).to_lowercase(),
+            checksum::algorithm_name(sent).to_lowercase()
+        ),
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_source_range_has_both_ends_within_the_source() {
+        let range = source_range("bytes=2-4", 5).unwrap();
+        assert_eq!((range.start_bytes, range.size_bytes), (2, 3));
+        for bad in [
+            "bytes=2-5",
+            "bytes=2-",
+            "bytes=-2",
+            "2-4",
+            "bytes=4-2",
+            "bytes=0-0,2-2",
+        ] {
+            assert_eq!(
+                source_range(bad, 5).unwrap_err().code,
+                Code::InvalidArgument,
+                "{bad}"
+            );
+        }
+    }
+}

@@ -1,0 +1,181 @@
+//! What a verb answers, and how it becomes HTTP.
+
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use http::request::Parts;
+use http::{Method, Response, StatusCode};
+use http_body::{Body, Frame, SizeHint};
+
+use super::error::{Code, S3Error};
+use super::xml::Writer;
+use crate::budget::Permit;
+use crate::engine::{ByteStream, EngineError};
+
+/// A verb's answer.
+pub(super) type Reply = Response<ReplyBody>;
+
+/// The body of a reply: nothing, one piece, or an object's bytes as they are read.
+#[derive(Debug, Default)]
+pub struct ReplyBody {
+    content: Content,
+    /// What the body holds of the server's memory, given back when it is dropped.
+    _permit: Option<Permit>,
+}
+
+#[derive(Debug, Default)]
+enum Content {
+    #[default]
+    Empty,
+    Piece(Bytes),
+    Stream {
+        stream: ByteStream,
+        left_bytes: u64,
+    },
+}
+
+impl ReplyBody {
+    pub fn piece(bytes: impl Into<Bytes>) -> Self {
+        Self {
+            content: Content::Piece(bytes.into()),
+            _permit: None,
+        }
+    }
+
+    pub(super) fn stream(stream: ByteStream, size_bytes: u64, permit: Permit) -> Self {
+        Self {
+            content: Content::Stream {
+                stream,
+                left_bytes: size_bytes,
+            },
+            _permit: Some(permit),
+        }
+    }
+}
+
+/// Reading the object failed after its head was sent: the connection is closed, so that the
+/// client sees a body that is too short and never takes it for the object.
+#[derive(Debug, thiserror::Error)]
+#[error("the object could not be read to its end: {0}")]
+pub struct ReplyError(#[from] EngineError);
+
+impl Body for ReplyBody {
+    type Data = Bytes;
+    type Error = ReplyError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, ReplyError>>> {
+        let content = &mut self.get_mut().content;
+        match content {
+            Content::Empty => Poll::Ready(None),
+            Content::Piece(bytes) => {
+                let bytes = std::mem::take(bytes);
+                *content = Content::Empty;
+                Poll::Ready((!bytes.is_empty()).then(|| Ok(Frame::data(bytes))))
+            }
+            Content::Stream { stream, left_bytes } => match stream.poll_next(cx) {
+                Poll::Pending => Poll::Pending,
+                Poll::Ready(Some(Ok(bytes))) => {
+                    let size = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
+                    *left_bytes = left_bytes.saturating_sub(size);
+                    if *left_bytes == 0 {
+                        *content = Content::Empty;
+                    }
+                    Poll::Ready(Some(Ok(Frame::data(bytes))))
+                }
+                Poll::Ready(Some(Err(error))) => {
+                    tracing::warn!(%error, "a reply was cut short");
+                    *content = Content::Empty;
+                    Poll::Ready(Some(Err(ReplyError(error))))
+                }
+                Poll::Ready(None) => {
+                    *content = Content::Empty;
+                    Poll::Ready(None)
+                }
+            },
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.content {
+            Content::Empty => true,
+            Content::Piece(bytes) => bytes.is_empty(),
+            Content::Stream { .. } => false,
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::with_exact(match &self.content {
+            Content::Empty => 0,
+            Content::Piece(bytes) => u64::try_from(bytes.len()).unwrap_or(u64::MAX),
+            Content::Stream { left_bytes, .. } => *left_bytes,
+        })
+    }
+}
+
+/// A reply without a body.
+pub(super) fn empty(status: StatusCode) -> Reply {
+    let mut reply = Response::new(ReplyBody::default());
+    *reply.status_mut() = status;
+    reply
+}
+
+/// 200 with an XML document.
+pub(super) fn xml(document: String) -> Reply {
+    let mut reply = Response::new(ReplyBody::piece(document));
+    reply.headers_mut().insert(header::CONTENT_TYPE, XML);
+    reply
+}
+
+/// An error as S3 writes it; without a body for HEAD and for 304.
+pub fn error(error: &S3Error, head: &Parts, request_id: &str) -> Reply {
+    let status = error.code.status();
+    let bodiless = head.method == Method::HEAD || status == StatusCode::NOT_MODIFIED;
+    let mut reply = if bodiless {
+        empty(status)
+    } else {
+        let mut reply = xml(error_document(error, head.uri.path(), request_id));
+        *reply.status_mut() = status;
+        reply
+    };
+    let headers = reply.headers_mut();
+    if status != StatusCode::NOT_MODIFIED {
+        headers.insert(header::CONTENT_TYPE, XML);
+    }
+    if error.code == Code::MissingContentLength || error.code == Code::RequestTimeout {
+        headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
+    if error.code == Code::SlowDown {
+        headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+    }
+    for (name, value) in &error.headers {
+        headers.insert(name.clone(), value.clone());
+    }
+    reply
+}
+
+fn error_document(error: &S3Error, resource: &str, request_id: &str) -> String {
+    let mut writer = Writer::bare();
+    writer.open("Error");
+    writer.leaf("Code", error.code.as_str());
+    writer.leaf("Message", &error.message);
+    for (name, value) in &error.details {
+        writer.leaf(name, value);
+    }
+    writer.leaf("Resource", resource);
+    writer.leaf("RequestId", request_id);
+    writer.finish("Error")
+}
+
+/// Inserts a header whose value came from a client; bytes that no header can carry are left out.
+pub(super) fn insert(headers: &mut HeaderMap, name: HeaderName, value: &str) {
+    if let Ok(value) = HeaderValue::from_bytes(value.as_bytes()) {
+        headers.insert(name, value);
+    }
+}
+
+const XML: HeaderValue = HeaderValue::from_static("application/xml");

@@ -1,0 +1,674 @@
+//! Which operation a request asks for: a total table over method, target and query.
+//!
+//! Every operation of S3's public model is in the table, either as an [`Operation`] that a verb
+//! answers or by its name, which `NotImplemented` then tells. A query parameter that no operation
+//! knows is refused by name where ignoring it could do harm: always on a request that changes
+//! something, and on a read when it has no value (the form of a sub-resource).
+
+use http::Method;
+
+use super::error::{Code, S3Error};
+use super::request::{Query, Target};
+
+/// The operations that this server answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Operation {
+    ListBuckets,
+    CreateBucket,
+    HeadBucket,
+    DeleteBucket,
+    GetBucketLocation,
+    GetBucketVersioning,
+    GetBucketAcl,
+    ListObjects,
+    ListObjectsV2,
+    ListObjectVersions,
+    DeleteObjects,
+    ListMultipartUploads,
+    HeadObject,
+    GetObject,
+    GetObjectAcl,
+    PutObject,
+    CopyObject,
+    DeleteObject,
+    CreateMultipartUpload,
+    UploadPart,
+    UploadPartCopy,
+    CompleteMultipartUpload,
+    AbortMultipartUpload,
+    ListParts,
+}
+
+/// Finds the operation. `copies`: the request has an `x-amz-copy-source` header.
+pub fn route(
+    method: &Method,
+    target: &Target,
+    query: &Query,
+    copies: bool,
+) -> Result<Operation, S3Error> {
+    let level = match target {
+        Target::Service => Level::Service,
+        Target::Bucket(_) => Level::Bucket,
+        Target::Object(_) => Level::Object,
+    };
+    let plain = query.iter().all(|(name, _)| is_common_parameter(name));
+    let mut found: Option<&Row> = None;
+    for row in TABLE {
+        let fits = *row.method == *method.as_str()
+            && row.level == level
+            && row.query.iter().all(|wanted| wanted.fits(query))
+            && row.copies.is_none_or(|wanted| wanted == copies);
+        // The row that asks for the most parameters is the most specific one.
+        if fits && found.is_none_or(|best| row.query.len() > best.query.len()) {
+            found = Some(row);
+            if plain {
+                break;
+            }
+        }
+    }
+    let Some(row) = found else {
+        return Err(no_operation(method));
+    };
+    refuse_foreign_parameters(method, level, row, query)?;
+    match row.answer {
+        Answer::Verb(operation) => Ok(operation),
+        Answer::NotImplemented(name) => Err(not_implemented(name)),
+    }
+}
+
+/// `NotImplemented`, naming the operation.
+pub fn not_implemented(name: &str) -> S3Error {
+    S3Error::with_message(
+        Code::NotImplemented,
+        format!("{name} is not implemented by this server."),
+    )
+    .detail("Operation", name)
+}
+
+fn no_operation(method: &Method) -> S3Error {
+    S3Error::new(Code::MethodNotAllowed)
+        .detail("Method", method.as_str())
+        .detail("ResourceType", "SERVICE")
+}
+
+fn refuse_foreign_parameters(
+    method: &Method,
+    level: Level,
+    row: &Row,
+    query: &Query,
+) -> Result<(), S3Error> {
+    let reads = *method == Method::GET || *method == Method::HEAD;
+    for (name, value) in query.iter() {
+        let belongs = row.query.iter().any(|wanted| wanted.name == name)
+            || row.optional.contains(&name)
+            || is_common_parameter(name);
+        if belongs || (reads && !value.is_empty() && !is_selector(level, name)) {
+            continue;
+        }
+        let message = format!(
+            "The query parameter '{name}' does not belong to a {method} request of this kind, \
+             or names a sub-resource that this server does not know."
+        );
+        return Err(
+            S3Error::with_message(Code::NotImplemented, message).detail("ParameterName", name)
+        );
+    }
+    Ok(())
+}
+
+/// Selects an operation at this level, so it must not be passed over beside another one.
+fn is_selector(level: Level, name: &str) -> bool {
+    TABLE
+        .iter()
+        .any(|row| row.level == level && row.query.iter().any(|q| q.name == name))
+}
+
+/// Signatures in the query, and `x-id`, with which newer SDKs repeat the operation's name.
+fn is_common_parameter(name: &str) -> bool {
+    const NAMES: [&str; 5] = [
+        "AWSAccessKeyId",
+        "Signature",
+        "Expires",
+        "x-id",
+        "x-amz-security-token",
+    ];
+    NAMES.contains(&name)
+        || name
+            .get(..6)
+            .is_some_and(|start| start.eq_ignore_ascii_case("x-amz-"))
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Level {
+    Service,
+    Bucket,
+    Object,
+}
+
+#[derive(Debug)]
+struct Row {
+    method: &'static str,
+    level: Level,
+    query: &'static [Wanted],
+    copies: Option<bool>,
+    optional: &'static [&'static str],
+    answer: Answer,
+}
+
+/// A query parameter that must be there, with any value or a given one.
+#[derive(Debug)]
+struct Wanted {
+    name: &'static str,
+    value: Option<&'static str>,
+}
+
+impl Wanted {
+    fn fits(&self, query: &Query) -> bool {
+        query
+            .get(self.name)
+            .is_some_and(|is| self.value.is_none_or(|value| value == is))
+    }
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Answer {
+    Verb(Operation),
+    NotImplemented(&'static str),
+}
+
+const fn row(
+    method: &'static str,
+    level: Level,
+    query: &'static [Wanted],
+    optional: &'static [&'static str],
+    answer: Answer,
+) -> Row {
+    Row {
+        method,
+        level,
+        query,
+        copies: None,
+        optional,
+        answer,
+    }
+}
+
+const fn has(name: &'static str) -> Wanted {
+    Wanted { name, value: None }
+}
+
+const fn verb(operation: Operation) -> Answer {
+    Answer::Verb(operation)
+}
+
+/// A sub-resource whose operation is not implemented, known by one parameter.
+macro_rules! missing {
+    ($method:literal $level:ident $name:literal $($operation:literal)? $(, $more:literal)*) => {
+        row($method, Level::$level, &[has($name) $(, has($more))*], &[], Answer::NotImplemented($($operation)?))
+    };
+}
+
+const LIST_V1: &[&str] = &["delimiter", "encoding-type", "marker", "max-keys", "prefix"];
+const LIST_V2: &[&str] = &[
+    "delimiter",
+    "encoding-type",
+    "max-keys",
+    "prefix",
+    "continuation-token",
+    "fetch-owner",
+    "start-after",
+];
+const LIST_VERSIONS: &[&str] = &[
+    "delimiter",
+    "encoding-type",
+    "key-marker",
+    "max-keys",
+    "prefix",
+    "version-id-marker",
+];
+const LIST_UPLOADS: &[&str] = &[
+    "delimiter",
+    "encoding-type",
+    "key-marker",
+    "max-uploads",
+    "prefix",
+    "upload-id-marker",
+];
+const GET_OBJECT: &[&str] = &[
+    "versionId",
+    "partNumber",
+    "response-cache-control",
+    "response-content-disposition",
+    "response-content-encoding",
+    "response-content-language",
+    "response-content-type",
+    "response-expires",
+];
+const PART: &[Wanted] = &[has("partNumber"), has("uploadId")];
+
+/// The S3 model (2006-03-01) by method, level and selecting parameters.
+static TABLE: &[Row] = &[
+    row(
+        "GET",
+        Level::Object,
+        &[],
+        GET_OBJECT,
+        verb(Operation::GetObject),
+    ),
+    row(
+        "HEAD",
+        Level::Object,
+        &[],
+        GET_OBJECT,
+        verb(Operation::HeadObject),
+    ),
+    Row {
+        copies: Some(false),
+        ..row("PUT", Level::Object, &[], &[], verb(Operation::PutObject))
+    },
+    row(
+        "GET",
+        Level::Service,
+        &[],
+        &[
+            "max-buckets",
+            "continuation-token",
+            "prefix",
+            "bucket-region",
+        ],
+        verb(Operation::ListBuckets),
+    ),
+    missing!("GET" Service "max-directory-buckets" "ListDirectoryBuckets"),
+    row(
+        "PUT",
+        Level::Bucket,
+        &[],
+        &[],
+        verb(Operation::CreateBucket),
+    ),
+    row("HEAD", Level::Bucket, &[], &[], verb(Operation::HeadBucket)),
+    row(
+        "DELETE",
+        Level::Bucket,
+        &[],
+        &[],
+        verb(Operation::DeleteBucket),
+    ),
+    row(
+        "GET",
+        Level::Bucket,
+        &[],
+        LIST_V1,
+        verb(Operation::ListObjects),
+    ),
+    row(
+        "GET",
+        Level::Bucket,
+        &[Wanted {
+            name: "list-type",
+            value: Some("2"),
+        }],
+        LIST_V2,
+        verb(Operation::ListObjectsV2),
+    ),
+    row(
+        "GET",
+        Level::Bucket,
+        &[has("versions")],
+        LIST_VERSIONS,
+        verb(Operation::ListObjectVersions),
+    ),
+    row(
+        "GET",
+        Level::Bucket,
+        &[has("uploads")],
+        LIST_UPLOADS,
+        verb(Operation::ListMultipartUploads),
+    ),
+    row(
+        "GET",
+        Level::Bucket,
+        &[has("location")],
+        &[],
+        verb(Operation::GetBucketLocation),
+    ),
+    row(
+        "GET",
+        Level::Bucket,
+        &[has("versioning")],
+        &[],
+        verb(Operation::GetBucketVersioning),
+    ),
+    row(
+        "GET",
+        Level::Bucket,
+        &[has("acl")],
+        &[],
+        verb(Operation::GetBucketAcl),
+    ),
+    row(
+        "POST",
+        Level::Bucket,
+        &[has("delete")],
+        &[],
+        verb(Operation::DeleteObjects),
+    ),
+    row(
+        "GET",
+        Level::Object,
+        &[has("acl")],
+        &["versionId"],
+        verb(Operation::GetObjectAcl),
+    ),
+    Row {
+        copies: Some(true),
+        ..row("PUT", Level::Object, &[], &[], verb(Operation::CopyObject))
+    },
+    row(
+        "DELETE",
+        Level::Object,
+        &[],
+        &["versionId"],
+        verb(Operation::DeleteObject),
+    ),
+    row(
+        "POST",
+        Level::Object,
+        &[has("uploads")],
+        &[],
+        verb(Operation::CreateMultipartUpload),
+    ),
+    Row {
+        copies: Some(false),
+        ..row("PUT", Level::Object, PART, &[], verb(Operation::UploadPart))
+    },
+    Row {
+        copies: Some(true),
+        ..row(
+            "PUT",
+            Level::Object,
+            PART,
+            &[],
+            verb(Operation::UploadPartCopy),
+        )
+    },
+    row(
+        "POST",
+        Level::Object,
+        &[has("uploadId")],
+        &[],
+        verb(Operation::CompleteMultipartUpload),
+    ),
+    row(
+        "DELETE",
+        Level::Object,
+        &[has("uploadId")],
+        &[],
+        verb(Operation::AbortMultipartUpload),
+    ),
+    row(
+        "GET",
+        Level::Object,
+        &[has("uploadId")],
+        &["max-parts", "part-number-marker", "encoding-type"],
+        verb(Operation::ListParts),
+    ),
+    missing!("POST" Bucket "metadataConfiguration" "CreateBucketMetadataConfiguration"),
+    missing!("POST" Bucket "metadataTable" "CreateBucketMetadataTableConfiguration"),
+    missing!("GET" Bucket "session" "CreateSession"),
+    missing!("DELETE" Bucket "analytics" "DeleteBucketAnalyticsConfiguration", "id"),
+    missing!("DELETE" Bucket "cors" "DeleteBucketCors"),
+    missing!("DELETE" Bucket "encryption" "DeleteBucketEncryption"),
+    missing!("DELETE" Bucket "intelligent-tiering" "DeleteBucketIntelligentTieringConfiguration", "id"),
+    missing!("DELETE" Bucket "inventory" "DeleteBucketInventoryConfiguration", "id"),
+    missing!("DELETE" Bucket "lifecycle" "DeleteBucketLifecycle"),
+    missing!("DELETE" Bucket "metadataConfiguration" "DeleteBucketMetadataConfiguration"),
+    missing!("DELETE" Bucket "metadataTable" "DeleteBucketMetadataTableConfiguration"),
+    missing!("DELETE" Bucket "metrics" "DeleteBucketMetricsConfiguration", "id"),
+    missing!("DELETE" Bucket "ownershipControls" "DeleteBucketOwnershipControls"),
+    missing!("DELETE" Bucket "policy" "DeleteBucketPolicy"),
+    missing!("DELETE" Bucket "replication" "DeleteBucketReplication"),
+    missing!("DELETE" Bucket "tagging" "DeleteBucketTagging"),
+    missing!("DELETE" Bucket "website" "DeleteBucketWebsite"),
+    missing!("DELETE" Bucket "publicAccessBlock" "DeletePublicAccessBlock"),
+    missing!("DELETE" Object "annotation" "DeleteObjectAnnotation"),
+    missing!("DELETE" Object "tagging" "DeleteObjectTagging"),
+    missing!("GET" Bucket "abac" "GetBucketAbac"),
+    missing!("GET" Bucket "accelerate" "GetBucketAccelerateConfiguration"),
+    missing!("GET" Bucket "analytics" "GetBucketAnalyticsConfiguration", "id"),
+    missing!("GET" Bucket "cors" "GetBucketCors"),
+    missing!("GET" Bucket "encryption" "GetBucketEncryption"),
+    missing!("GET" Bucket "intelligent-tiering" "GetBucketIntelligentTieringConfiguration", "id"),
+    missing!("GET" Bucket "inventory" "GetBucketInventoryConfiguration", "id"),
+    missing!("GET" Bucket "lifecycle" "GetBucketLifecycleConfiguration"),
+    missing!("GET" Bucket "logging" "GetBucketLogging"),
+    missing!("GET" Bucket "metadataConfiguration" "GetBucketMetadataConfiguration"),
+    missing!("GET" Bucket "metadataTable" "GetBucketMetadataTableConfiguration"),
+    missing!("GET" Bucket "metrics" "GetBucketMetricsConfiguration", "id"),
+    missing!("GET" Bucket "notification" "GetBucketNotificationConfiguration"),
+    missing!("GET" Bucket "ownershipControls" "GetBucketOwnershipControls"),
+    missing!("GET" Bucket "policy" "GetBucketPolicy"),
+    missing!("GET" Bucket "policyStatus" "GetBucketPolicyStatus"),
+    missing!("GET" Bucket "replication" "GetBucketReplication"),
+    missing!("GET" Bucket "requestPayment" "GetBucketRequestPayment"),
+    missing!("GET" Bucket "tagging" "GetBucketTagging"),
+    missing!("GET" Bucket "website" "GetBucketWebsite"),
+    missing!("GET" Bucket "object-lock" "GetObjectLockConfiguration"),
+    missing!("GET" Bucket "publicAccessBlock" "GetPublicAccessBlock"),
+    missing!("GET" Bucket "analytics" "ListBucketAnalyticsConfigurations"),
+    missing!("GET" Bucket "intelligent-tiering" "ListBucketIntelligentTieringConfigurations"),
+    missing!("GET" Bucket "inventory" "ListBucketInventoryConfigurations"),
+    missing!("GET" Bucket "metrics" "ListBucketMetricsConfigurations"),
+    missing!("GET" Object "annotation" "GetObjectAnnotation", "annotationName"),
+    missing!("GET" Object "annotation" "ListObjectAnnotations"),
+    missing!("GET" Object "attributes" "GetObjectAttributes"),
+    missing!("GET" Object "legal-hold" "GetObjectLegalHold"),
+    missing!("GET" Object "retention" "GetObjectRetention"),
+    missing!("GET" Object "tagging" "GetObjectTagging"),
+    missing!("GET" Object "torrent" "GetObjectTorrent"),
+    missing!("PUT" Bucket "abac" "PutBucketAbac"),
+    missing!("PUT" Bucket "accelerate" "PutBucketAccelerateConfiguration"),
+    missing!("PUT" Bucket "acl" "PutBucketAcl"),
+    missing!("PUT" Bucket "analytics" "PutBucketAnalyticsConfiguration"),
+    missing!("PUT" Bucket "cors" "PutBucketCors"),
+    missing!("PUT" Bucket "encryption" "PutBucketEncryption"),
+    missing!("PUT" Bucket "intelligent-tiering" "PutBucketIntelligentTieringConfiguration"),
+    missing!("PUT" Bucket "inventory" "PutBucketInventoryConfiguration"),
+    missing!("PUT" Bucket "lifecycle" "PutBucketLifecycleConfiguration"),
+    missing!("PUT" Bucket "logging" "PutBucketLogging"),
+    missing!("PUT" Bucket "metrics" "PutBucketMetricsConfiguration"),
+    missing!("PUT" Bucket "notification" "PutBucketNotificationConfiguration"),
+    missing!("PUT" Bucket "ownershipControls" "PutBucketOwnershipControls"),
+    missing!("PUT" Bucket "policy" "PutBucketPolicy"),
+    missing!("PUT" Bucket "replication" "PutBucketReplication"),
+    missing!("PUT" Bucket "requestPayment" "PutBucketRequestPayment"),
+    missing!("PUT" Bucket "tagging" "PutBucketTagging"),
+    missing!("PUT" Bucket "versioning" "PutBucketVersioning"),
+    missing!("PUT" Bucket "website" "PutBucketWebsite"),
+    missing!("PUT" Bucket "object-lock" "PutObjectLockConfiguration"),
+    missing!("PUT" Bucket "publicAccessBlock" "PutPublicAccessBlock"),
+    missing!("PUT" Bucket "metadataAnnotationTable" "UpdateBucketMetadataAnnotationTableConfiguration"),
+    missing!("PUT" Bucket "metadataInventoryTable" "UpdateBucketMetadataInventoryTableConfiguration"),
+    missing!("PUT" Bucket "metadataJournalTable" "UpdateBucketMetadataJournalTableConfiguration"),
+    missing!("PUT" Object "acl" "PutObjectAcl"),
+    missing!("PUT" Object "annotation" "PutObjectAnnotation"),
+    missing!("PUT" Object "legal-hold" "PutObjectLegalHold"),
+    missing!("PUT" Object "retention" "PutObjectRetention"),
+    missing!("PUT" Object "tagging" "PutObjectTagging"),
+    missing!("PUT" Object "renameObject" "RenameObject"),
+    missing!("PUT" Object "encryption" "UpdateObjectEncryption"),
+    missing!("POST" Object "restore" "RestoreObject"),
+    missing!("POST" Object "select" "SelectObjectContent"),
+    // A browser's form upload; its fields are in the body.
+    row(
+        "POST",
+        Level::Bucket,
+        &[],
+        &[],
+        Answer::NotImplemented("PostObject"),
+    ),
+    row(
+        "POST",
+        Level::Object,
+        &[],
+        &[],
+        Answer::NotImplemented("PostObject"),
+    ),
+    // The pre-flight of a cross-origin request: no bucket has CORS rules yet.
+    row(
+        "OPTIONS",
+        Level::Bucket,
+        &[],
+        &[],
+        Answer::NotImplemented("PreflightRequest"),
+    ),
+    row(
+        "OPTIONS",
+        Level::Object,
+        &[],
+        &[],
+        Answer::NotImplemented("PreflightRequest"),
+    ),
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::{BucketName, ObjectKey};
+    use crate::s3::request::ObjectRef;
+
+    fn bucket() -> BucketName {
+        BucketName::parse("demo").unwrap()
+    }
+
+    fn ask(method: Method, level: Level, query: &str, copies: bool) -> Result<Operation, S3Error> {
+        let target = match level {
+            Level::Service => Target::Service,
+            Level::Bucket => Target::Bucket(bucket()),
+            Level::Object => Target::Object(ObjectRef {
+                bucket: bucket(),
+                key: ObjectKey::parse("k").unwrap(),
+            }),
+        };
+        route(
+            &method,
+            &target,
+            &Query::parse(Some(query)).unwrap(),
+            copies,
+        )
+    }
+
+    #[test]
+    fn each_request_finds_its_verb() {
+        use Level::{Bucket, Object, Service};
+        let rows = [
+            (Method::GET, Service, "", false, Operation::ListBuckets),
+            (Method::GET, Bucket, "", false, Operation::ListObjects),
+            (
+                Method::GET,
+                Bucket,
+                "prefix=a&max-keys=3",
+                false,
+                Operation::ListObjects,
+            ),
+            (
+                Method::GET,
+                Bucket,
+                "list-type=2&start-after=x",
+                false,
+                Operation::ListObjectsV2,
+            ),
+            (
+                Method::GET,
+                Bucket,
+                "location",
+                false,
+                Operation::GetBucketLocation,
+            ),
+            (
+                Method::POST,
+                Bucket,
+                "delete=",
+                false,
+                Operation::DeleteObjects,
+            ),
+            (
+                Method::PUT,
+                Object,
+                "x-id=PutObject",
+                false,
+                Operation::PutObject,
+            ),
+            (Method::PUT, Object, "", true, Operation::CopyObject),
+            (
+                Method::PUT,
+                Object,
+                "partNumber=1&uploadId=u",
+                false,
+                Operation::UploadPart,
+            ),
+            (
+                Method::PUT,
+                Object,
+                "partNumber=1&uploadId=u",
+                true,
+                Operation::UploadPartCopy,
+            ),
+            (
+                Method::GET,
+                Object,
+                "partNumber=1",
+                false,
+                Operation::GetObject,
+            ),
+            (
+                Method::GET,
+                Object,
+                "uploadId=u&max-parts=2",
+                false,
+                Operation::ListParts,
+            ),
+            (
+                Method::DELETE,
+                Object,
+                "uploadId=u",
+                false,
+                Operation::AbortMultipartUpload,
+            ),
+        ];
+        for (method, level, query, copies, operation) in rows {
+            assert_eq!(
+                ask(method, level, query, copies).unwrap(),
+                operation,
+                "{query}"
+            );
+        }
+    }
+
+    #[test]
+    fn what_is_missing_is_refused_by_its_name() {
+        let error = ask(Method::GET, Level::Object, "torrent", false).unwrap_err();
+        assert_eq!(error.code, Code::NotImplemented);
+        assert!(error.message.contains("GetObjectTorrent"));
+        let error = ask(Method::GET, Level::Bucket, "analytics&id=1", false).unwrap_err();
+        assert!(error.message.contains("GetBucketAnalyticsConfiguration"));
+    }
+
+    #[test]
+    fn sec_routing_an_unknown_sub_resource_never_becomes_a_plain_verb() {
+        for (method, level, query) in [
+            (Method::PUT, Level::Object, "acl2"),
+            (Method::PUT, Level::Object, "partNumber=1"),
+            (Method::PUT, Level::Object, "uploadId=u"),
+            (Method::PUT, Level::Bucket, "unheard-of=1"),
+            (Method::DELETE, Level::Bucket, "unheard-of"),
+            (Method::DELETE, Level::Object, "uploadId=u&tagging"),
+            (Method::GET, Level::Object, "unheard-of"),
+            (Method::GET, Level::Bucket, "list-type=3"),
+        ] {
+            let error = ask(method.clone(), level, query, false).unwrap_err();
+            assert_eq!(error.code, Code::NotImplemented, "{method} {query}");
+        }
+        assert!(ask(Method::GET, Level::Object, "cache-buster=7", false).is_ok());
+    }
+}

@@ -1,0 +1,53 @@
+//! ListBuckets.
+
+use super::Call;
+use super::authorize::{owner_id, user};
+use super::error::S3Error;
+use super::reply::{self, Reply};
+use super::xml::Writer;
+
+const PAGE_MAX: u32 = 10_000;
+
+/// The caller's buckets; all of them for the root user.
+pub(super) async fn list_buckets(call: &Call<'_>) -> Result<Reply, S3Error> {
+    let user = user(call.identity())?;
+    let limit = call.query.number("max-buckets", PAGE_MAX, PAGE_MAX)?;
+    if limit == 0 {
+        return Err(S3Error::invalid_argument(
+            "Argument max-buckets must be an integer between 1 and 10000",
+            "max-buckets",
+            "0",
+        ));
+    }
+    let prefix = call.query.get("prefix").unwrap_or("");
+    let after = call.query.get("continuation-token").unwrap_or("");
+    let region = call.query.get("bucket-region").unwrap_or(&call.s3.region);
+    let mut buckets = call.s3.engine.list_buckets().await?;
+    buckets.retain(|bucket| {
+        let name = bucket.name.as_str();
+        let mine = user.root || *owner_id(call.s3, &bucket.config) == *user.id;
+        mine && name.starts_with(prefix) && name > after && *region == *call.s3.region
+    });
+    let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+    let next = (buckets.len() > limit)
+        .then(|| buckets.get(limit - 1))
+        .flatten();
+    let mut page = Writer::document("ListAllMyBucketsResult");
+    page.person("Owner", &user.id, &user.name);
+    page.open("Buckets");
+    for bucket in buckets.iter().take(limit) {
+        page.open("Bucket");
+        page.leaf("Name", bucket.name.as_str());
+        page.time("CreationDate", bucket.config.created);
+        page.leaf("BucketRegion", &call.s3.region);
+        page.close("Bucket");
+    }
+    page.close("Buckets");
+    if let Some(bucket) = next {
+        page.leaf("ContinuationToken", bucket.name.as_str());
+    }
+    if !prefix.is_empty() {
+        page.leaf("Prefix", prefix);
+    }
+    Ok(reply::xml(page.finish("ListAllMyBucketsResult")))
+}
