@@ -95,8 +95,10 @@ impl fmt::Debug for Clock {
 /// Random bytes: the kernel's, or a test's.
 #[derive(Clone)]
 pub struct Entropy {
-    fill: Arc<dyn Fn(&mut [u8]) + Send + Sync>,
+    fill: Arc<Fill>,
 }
+
+type Fill = dyn Fn(&mut [u8]) + Send + Sync;
 
 impl Entropy {
     /// The kernel's generator. A kernel that cannot give random bytes ends the process: every

@@ -40,7 +40,7 @@ pub use types::{
     BucketConfig, BucketInfo, BucketName, Checksum, ChecksumAlgorithm, ChecksumKind, Commit,
     CompletePlan, Condition, Deleted, Durability, ETag, EngineError, Entry, InvalidName, Metadata,
     ObjectKey, Part, PartRef, PartsPage, Precondition, Range, Resume, ScanItem, ScanPage, ScanPlan,
-    Upload, UploadId, UploadPlan, UploadsPage, UploadsPlan,
+    Upload, UploadId, UploadPlan, UploadsPage, UploadsPlan, UserMetadata,
 };
 
 /// Everything that is served by this process: finds a bucket by its name and makes new ones.

@@ -178,8 +178,11 @@ pub struct Metadata {
     pub expires: Option<Box<str>>,
     pub website_redirect: Option<Box<str>>,
     /// Names in lower case without `x-amz-meta-`, in the order they came.
-    pub user: Vec<(Box<str>, Box<str>)>,
+    pub user: UserMetadata,
 }
+
+/// Names and values of user metadata.
+pub type UserMetadata = Vec<(Box<str>, Box<str>)>;
 
 /// One object as HEAD shows it.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -139,6 +139,17 @@ pub fn header_name(algorithm: ChecksumAlgorithm) -> &'static str {
     }
 }
 
+/// `ChecksumCRC32` and its like, in XML.
+pub fn element_name(algorithm: ChecksumAlgorithm) -> &'static str {
+    match algorithm {
+        ChecksumAlgorithm::Crc32 => "ChecksumCRC32",
+        ChecksumAlgorithm::Crc32c => "ChecksumCRC32C",
+        ChecksumAlgorithm::Crc64nvme => "ChecksumCRC64NVME",
+        ChecksumAlgorithm::Sha1 => "ChecksumSHA1",
+        ChecksumAlgorithm::Sha256 => "ChecksumSHA256",
+    }
+}
+
 /// The algorithm of a header or trailer name in lower case.
 pub fn algorithm_by_header(name: &str) -> Option<ChecksumAlgorithm> {
     ALGORITHMS

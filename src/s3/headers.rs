@@ -5,7 +5,7 @@ use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 
 use super::error::{Code, S3Error};
 use super::reply::insert;
-use crate::engine::{Checksum, Entry, Metadata};
+use crate::engine::{Checksum, Entry, Metadata, UserMetadata};
 use crate::limits::USER_METADATA_BYTES_MAX;
 
 const USER_PREFIX: &str = "x-amz-meta-";
@@ -17,7 +17,7 @@ pub(super) fn metadata(headers: &HeaderMap) -> Result<Metadata, S3Error> {
             return Ok(None);
         };
         let text = std::str::from_utf8(value.as_bytes()).map_err(|_| not_utf8(name.as_str()))?;
-        Ok(Some(text.into()).filter(|text: &Box<str>| !text.is_empty()))
+        Ok((!text.is_empty()).then(|| text.into()))
     };
     let website_redirect = text(HeaderName::from_static("x-amz-website-redirect-location"))?;
     if website_redirect
@@ -58,8 +58,8 @@ fn without_framing(raw: &str) -> Option<Box<str>> {
 }
 
 /// Repeated headers are joined by a comma, as S3 joins them.
-fn user_metadata(headers: &HeaderMap) -> Result<Vec<(Box<str>, Box<str>)>, S3Error> {
-    let mut user: Vec<(Box<str>, Box<str>)> = Vec::new();
+fn user_metadata(headers: &HeaderMap) -> Result<UserMetadata, S3Error> {
+    let mut user: UserMetadata = Vec::new();
     for name in headers.keys() {
         let Some(short) = name.as_str().strip_prefix(USER_PREFIX) else {
             continue;

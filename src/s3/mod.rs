@@ -281,18 +281,19 @@ async fn reserve(s3: &S3, size_bytes: u64) -> Result<crate::budget::Permit, S3Er
 /// client that waits for `100 Continue` is not asked for its body.
 async fn drain(head: &Parts, body: Option<Incoming>) {
     let Some(body) = body else { return };
-    let small = body
+    let size = body
         .size_hint()
         .upper()
-        .is_some_and(|size| size <= DRAIN_BYTES_MAX);
+        .and_then(|size| usize::try_from(size).ok());
+    let small = size.is_some_and(|size| size <= DRAIN_BYTES_MAX);
     if !small || body.is_end_stream() || head.headers.contains_key(http::header::EXPECT) {
         return;
     }
-    let read = http_body_util::Limited::new(body, DRAIN_BYTES_MAX as usize).collect();
+    let read = http_body_util::Limited::new(body, DRAIN_BYTES_MAX).collect();
     let _ = tokio::time::timeout(DRAIN_TIME_MAX, read).await;
 }
 
-const DRAIN_BYTES_MAX: u64 = 256 << 10;
+const DRAIN_BYTES_MAX: usize = 256 << 10;
 const DRAIN_TIME_MAX: Duration = Duration::from_secs(5);
 
 /// The server's own faults are errors in the log, clients' mistakes are only for who looks.

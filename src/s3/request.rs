@@ -11,14 +11,15 @@ use crate::engine::{BucketName, ObjectKey};
 
 /// What a request is about.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Target {
+pub(super) enum Target {
     Service,
     Bucket(BucketName),
     Object(ObjectRef),
 }
 
 impl Target {
-    pub fn bucket(&self) -> Option<&BucketName> {
+    #[cfg(test)]
+    fn bucket(&self) -> Option<&BucketName> {
         match self {
             Self::Service => None,
             Self::Bucket(bucket) | Self::Object(ObjectRef { bucket, .. }) => Some(bucket),
@@ -28,7 +29,7 @@ impl Target {
 
 /// One key in one bucket, decoded once from the URI (or from a copy source).
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ObjectRef {
+pub(super) struct ObjectRef {
     pub bucket: BucketName,
     pub key: ObjectKey,
 }
@@ -69,7 +70,7 @@ pub fn virtual_bucket<'a>(head: &'a Parts, domains: &[Box<str>], local: &Local) 
 }
 
 /// The target of a request. `virtual_bucket`: what [`virtual_bucket`] found.
-pub fn target(head: &Parts, virtual_bucket: Option<&str>) -> Result<Target, S3Error> {
+pub(super) fn target(head: &Parts, virtual_bucket: Option<&str>) -> Result<Target, S3Error> {
     let path = head.uri.path();
     let rest = path.strip_prefix('/').unwrap_or(path);
     let (bucket, key) = match virtual_bucket {
@@ -88,7 +89,7 @@ pub fn target(head: &Parts, virtual_bucket: Option<&str>) -> Result<Target, S3Er
 }
 
 /// The source that `x-amz-copy-source` names: `[/]bucket/key[?versionId=null]`, percent-encoded.
-pub fn copy_source(header: &str) -> Result<ObjectRef, S3Error> {
+pub(super) fn copy_source(header: &str) -> Result<ObjectRef, S3Error> {
     let malformed = || {
         S3Error::invalid_argument(
             "Copy Source must mention the source bucket and key: sourcebucket/sourcekey",
@@ -136,7 +137,7 @@ pub fn without_port(host: &str) -> &str {
 }
 
 /// A key from outside the path (XML, copy source): already decoded.
-pub fn parse_key(raw: &str) -> Result<ObjectKey, S3Error> {
+pub(super) fn parse_key(raw: &str) -> Result<ObjectKey, S3Error> {
     ObjectKey::parse(raw).map_err(|why| {
         let code = if raw.len() > crate::limits::KEY_BYTES_MAX {
             Code::KeyTooLongError
@@ -172,13 +173,13 @@ fn decode(raw: &str) -> Result<Cow<'_, str>, S3Error> {
 
 /// The query of a request, percent-decoded once, in order.
 #[derive(Clone, Debug, Default)]
-pub struct Query {
+pub(super) struct Query {
     pairs: Vec<(String, String)>,
 }
 
 impl Query {
     /// A name that comes twice is refused: two readers might pick different values.
-    pub fn parse(raw: Option<&str>) -> Result<Self, S3Error> {
+    pub(super) fn parse(raw: Option<&str>) -> Result<Self, S3Error> {
         let mut pairs: Vec<(String, String)> = Vec::new();
         for piece in raw
             .unwrap_or("")
@@ -197,21 +198,21 @@ impl Query {
     }
 
     /// The value of a parameter; empty when it has none.
-    pub fn get(&self, name: &str) -> Option<&str> {
+    pub(super) fn get(&self, name: &str) -> Option<&str> {
         self.pairs
             .iter()
             .find(|(is, _)| is == name)
             .map(|(_, value)| value.as_str())
     }
 
-    pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
+    pub(super) fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
         self.pairs
             .iter()
             .map(|(name, value)| (name.as_str(), value.as_str()))
     }
 
     /// A number in `0..=max_value`; larger ones are cut to it, as S3 cuts `max-keys`.
-    pub fn number(&self, name: &str, default: u32, max_value: u32) -> Result<u32, S3Error> {
+    pub(super) fn number(&self, name: &str, default: u32, max_value: u32) -> Result<u32, S3Error> {
         let Some(raw) = self.get(name).filter(|raw| !raw.is_empty()) else {
             return Ok(default);
         };

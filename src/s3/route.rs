@@ -12,7 +12,7 @@ use super::request::{Query, Target};
 
 /// The operations that this server answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Operation {
+pub(super) enum Operation {
     ListBuckets,
     CreateBucket,
     HeadBucket,
@@ -40,7 +40,7 @@ pub enum Operation {
 }
 
 /// Finds the operation. `copies`: the request has an `x-amz-copy-source` header.
-pub fn route(
+pub(super) fn route(
     method: &Method,
     target: &Target,
     query: &Query,
@@ -77,7 +77,7 @@ pub fn route(
 }
 
 /// `NotImplemented`, naming the operation.
-pub fn not_implemented(name: &str) -> S3Error {
+pub(super) fn not_implemented(name: &str) -> S3Error {
     S3Error::with_message(
         Code::NotImplemented,
         format!("{name} is not implemented by this server."),

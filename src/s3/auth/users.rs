@@ -100,6 +100,16 @@ impl Users {
         self.account(access_key).map(|account| &account.user)
     }
 
+    /// The user with that owner id; for names in answers, so a search is good enough.
+    pub fn by_id(&self, id: &str) -> Option<&Arc<User>> {
+        let mut users = self
+            .accounts
+            .values()
+            .map(|account| &account.user)
+            .chain([&self.root]);
+        users.find(|user| *user.id == *id)
+    }
+
     /// The user that may do everything, and the owner of what nobody created through S3.
     pub fn root(&self) -> Arc<User> {
         Arc::clone(&self.root)
