@@ -27,9 +27,9 @@ use tokio_rustls::TlsAcceptor;
 
 use crate::limits::{CONN_BUFFER_BYTES_MAX, HEAD_BYTES_MAX};
 use crate::pace::{Cut, Order, Pace, PacedReply, RequestBody};
-use crate::s3::S3Error;
+use crate::s3::{self, Local, ReplyBody, S3, S3Error};
 
-pub use admit::{Local, OpenRules};
+pub use admit::OpenRules;
 pub use socket::Stream;
 
 use admit::{Admitted, admit};
@@ -51,6 +51,18 @@ pub trait App: 'static {
 
     /// The reply to a request that was not admitted.
     fn refuse(&self, error: &S3Error, head: &Parts) -> Response<Self::Body>;
+}
+
+impl App for S3 {
+    type Body = ReplyBody;
+
+    async fn handle(&self, local: &Local, request: Request<RequestBody>) -> Response<ReplyBody> {
+        s3::handle(self, local, request).await
+    }
+
+    fn refuse(&self, error: &S3Error, head: &Parts) -> Response<ReplyBody> {
+        s3::refuse(self, error, head)
+    }
 }
 
 /// What all connections of a process share.

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use socket2::{Domain, Protocol, SockAddr, Type};
 
 use crate::config::Listen;
-use crate::conn::Local;
+use crate::s3::Local;
 use crate::shard::Socket;
 
 /// One listening socket. A Unix socket's file is removed when it is dropped.

@@ -16,6 +16,7 @@ use crate::config;
 use crate::conn::App;
 use crate::listen::Listener;
 use crate::pace::PaceLimits;
+use crate::s3::Local;
 use crate::shard::{Accepted, Phase, Shard, ShardSettings, Socket};
 use crate::tls;
 
@@ -222,7 +223,7 @@ impl Door {
     }
 
     /// The shard with the fewest connections gets it.
-    fn hand(&self, socket: Socket, local: Arc<crate::conn::Local>, permit: OwnedSemaphorePermit) {
+    fn hand(&self, socket: Socket, local: Arc<Local>, permit: OwnedSemaphorePermit) {
         let tls = match socket {
             Socket::Tcp(_) => self.tls.clone(),
             Socket::Unix(_) => None,

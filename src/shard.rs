@@ -18,8 +18,9 @@ use tokio::time::{Instant, MissedTickBehavior};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::ServerConfig;
 
-use crate::conn::{self, App, Local, Service, Stream};
+use crate::conn::{self, App, Service, Stream};
 use crate::pace::{Cut, Order, Pace, PaceLimits};
+use crate::s3::Local;
 
 /// A socket on its way from the listener to a shard.
 #[derive(Debug)]

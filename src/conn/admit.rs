@@ -7,15 +7,7 @@ use http::request::Parts;
 use http::{HeaderValue, Method, Version};
 
 use crate::limits::{HEAD_BYTES_MAX, HEADERS_MAX};
-use crate::s3::{Code, S3Error};
-
-/// The address of the accepted socket: `<bucket>.<this address>` is virtual-host style.
-#[derive(Clone, Debug, Default)]
-pub struct Local {
-    pub ip: Option<IpAddr>,
-    /// The host name that the listener was configured with, if it was a name.
-    pub host: Option<Box<str>>,
-}
+use crate::s3::{Code, Local, S3Error};
 
 /// Who may talk to a server without authentication. A browser carries every page's requests to
 /// loopback addresses, so the page's origin and the name that it used are checked.

@@ -27,23 +27,25 @@ mod xml;
 
 use std::fmt;
 use std::panic::AssertUnwindSafe;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use bytes::Bytes;
 use http::request::Parts;
-use http::{HeaderValue, Request};
+use http::{HeaderValue, Request, Response};
+use http_body::Body;
 use http_body_util::BodyExt;
-use hyper::body::{Body as _, Incoming};
 
 pub use error::{Code, S3Error};
-pub use reply::{ReplyBody, ReplyError, error as error_reply};
+pub use reply::{ReplyBody, ReplyError};
 pub use request::{Local, host_of, virtual_bucket, without_port};
 
 use auth::{Authenticated, Gate, Identity, Users};
 use payload::{Payload, Want};
-use reply::Reply;
+use reply::{Reply, error as error_reply};
 use request::{ObjectRef, Query, Target};
 use route::Operation;
 
@@ -108,18 +110,20 @@ impl S3 {
     pub fn engine(&self) -> &Engine {
         &self.engine
     }
-
-    /// A new id for a reply that is made outside of [`handle`].
-    pub fn request_id(&self) -> RequestId {
-        self.request_ids.next()
-    }
 }
 
+/// A request's body as it comes from the connection.
+pub type RequestBody = Pin<Box<dyn Body<Data = Bytes, Error = BodyError>>>;
+type BodyError = Box<dyn std::error::Error + Send + Sync>;
+
 /// Answers one request. Every error becomes a reply; so does a panic, with `connection: close`.
-pub async fn handle(s3: &S3, local: &Local, request: Request<Incoming>) -> Reply {
+pub async fn handle<B>(s3: &S3, local: &Local, request: Request<B>) -> Response<ReplyBody>
+where
+    B: Body<Data = Bytes, Error: Into<BodyError>> + 'static,
+{
     let id = s3.request_ids.next();
     let (head, body) = request.into_parts();
-    let mut body = Some(body);
+    let mut body: Option<RequestBody> = Some(Box::pin(body.map_err(Into::into)));
     let work = AssertUnwindSafe(answer(s3, local, &head, &mut body));
     let outcome = match futures_util::FutureExt::catch_unwind(work).await {
         Ok(outcome) => outcome,
@@ -144,12 +148,21 @@ pub async fn handle(s3: &S3, local: &Local, request: Request<Incoming>) -> Reply
     reply
 }
 
+/// The reply to a request that never reached [`handle`].
+pub fn refuse(s3: &S3, error: &S3Error, head: &Parts) -> Response<ReplyBody> {
+    let id = s3.request_ids.next();
+    log_error(error, head, &id);
+    let mut reply = error_reply(error, head, id.as_str());
+    reply.headers_mut().insert("x-amz-request-id", id.header());
+    reply
+}
+
 /// Target, identity, operation, permission; then the verb.
 async fn answer(
     s3: &S3,
     local: &Local,
     head: &Parts,
-    body: &mut Option<Incoming>,
+    body: &mut Option<RequestBody>,
 ) -> Result<Reply, S3Error> {
     let virtual_bucket = virtual_bucket(head, &s3.domains, local);
     let target = request::target(head, virtual_bucket)?;
@@ -231,13 +244,12 @@ fn misrouted(operation: Operation) -> S3Error {
 }
 
 /// One authenticated request, as the verbs see it.
-#[derive(Debug)]
 struct Call<'a> {
     s3: &'a S3,
     head: &'a Parts,
     query: Query,
     who: Authenticated,
-    body: &'a mut Option<Incoming>,
+    body: &'a mut Option<RequestBody>,
 }
 
 impl Call<'_> {
@@ -279,7 +291,7 @@ async fn reserve(s3: &S3, size_bytes: u64) -> Result<crate::budget::Permit, S3Er
 
 /// Reads what is left of a small body, so that the connection stays usable after an error. A
 /// client that waits for `100 Continue` is not asked for its body.
-async fn drain(head: &Parts, body: Option<Incoming>) {
+async fn drain(head: &Parts, body: Option<RequestBody>) {
     let Some(body) = body else { return };
     let size = body
         .size_hint()
@@ -335,16 +347,16 @@ impl RequestIds {
 
 /// 16 upper-case hexadecimal digits, on the reply and in the log.
 #[derive(Clone, Copy, Debug)]
-pub struct RequestId {
+struct RequestId {
     digits: [u8; 16],
 }
 
 impl RequestId {
-    pub fn as_str(&self) -> &str {
+    fn as_str(&self) -> &str {
         std::str::from_utf8(&self.digits).unwrap_or_default()
     }
 
-    pub fn header(&self) -> HeaderValue {
+    fn header(&self) -> HeaderValue {
         HeaderValue::from_bytes(&self.digits).unwrap_or(HeaderValue::from_static("0"))
     }
 }

@@ -11,7 +11,7 @@ use http::header::CONTENT_LENGTH;
 use http::request::Parts;
 use http_body::Body;
 use http_body_util::BodyExt as _;
-use hyper::body::Incoming;
+
 use md5::Md5;
 use sha2::{Digest as _, Sha256};
 
@@ -25,7 +25,7 @@ use crate::engine::{Checksum, ChecksumAlgorithm, ChecksumKind};
 /// # Invariants
 /// `next` answers `None` only after everything that the head promised of the body was found true:
 /// its length, its framing and its signatures, its digests. Until then nothing of it may count.
-pub struct Payload<B = Incoming> {
+pub struct Payload<B = super::RequestBody> {
     body: B,
     framing: Framing,
     /// Received, not yet decoded.

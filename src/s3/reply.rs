@@ -36,14 +36,16 @@ enum Content {
     },
 }
 
-impl ReplyBody {
-    pub fn piece(bytes: impl Into<Bytes>) -> Self {
+impl From<Bytes> for ReplyBody {
+    fn from(bytes: Bytes) -> Self {
         Self {
-            content: Content::Piece(bytes.into()),
+            content: Content::Piece(bytes),
             _permit: None,
         }
     }
+}
 
+impl ReplyBody {
     pub(super) fn stream(stream: ByteStream, size_bytes: u64, permit: Permit) -> Self {
         Self {
             content: Content::Stream {
@@ -126,13 +128,13 @@ pub(super) fn empty(status: StatusCode) -> Reply {
 
 /// 200 with an XML document.
 pub(super) fn xml(document: String) -> Reply {
-    let mut reply = Response::new(ReplyBody::piece(document));
+    let mut reply = Response::new(ReplyBody::from(Bytes::from(document)));
     reply.headers_mut().insert(header::CONTENT_TYPE, XML);
     reply
 }
 
 /// An error as S3 writes it; without a body for HEAD and for 304.
-pub fn error(error: &S3Error, head: &Parts, request_id: &str) -> Reply {
+pub(super) fn error(error: &S3Error, head: &Parts, request_id: &str) -> Reply {
     let status = error.code.status();
     let bodiless = head.method == Method::HEAD || status == StatusCode::NOT_MODIFIED;
     let mut reply = if bodiless {
