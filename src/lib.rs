@@ -6,6 +6,7 @@ pub mod config;
 pub mod conn;
 pub mod credentials;
 pub mod engine;
+mod io;
 pub mod limits;
 pub mod listen;
 pub mod pace;

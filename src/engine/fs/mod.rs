@@ -1,130 +1,71 @@
-//! The filesystem engine: a real directory is a bucket.
+//! The filesystem engine: a real directory is a bucket, a file in it is an object.
+//!
+//! # On disk
+//! Everything of ours lies in `.lobos/` at the top of the bucket (mode 0700; the name is reserved
+//! as a path segment at every depth):
+//!
+//! ```text
+//! .lobos/lock                 lock file: byte n is the lock of the keys whose hash is n (lock)
+//! .lobos/config               the bucket's configuration and the installation it belongs to (config)
+//! .lobos/tmp/<id>/            temporary names of one process, `lock` in it held while it lives (scratch)
+//! .lobos/overlay/...          keys that the tree cannot express (overlay)
+//! .lobos/side/<hh>/<hash>/    metadata records that do not fit an attribute (side)
+//! .lobos/dirs/<hash>          only without extended attributes: directories made by S3 (dirs)
+//! .lobos/uploads/...          multipart uploads (multipart)
+//! <dir>/.lobos/<id>/          deeper in the tree, for moments: as tmp, where a file or directory
+//!                             must be born in its own mount, group or quota (scratch)
+//! ```
+//! An object's record is the attribute `user.lobos` of its file ([`record`]); directories that S3
+//! made carry `user.lobos.dir`.
+//!
+//! # Reading order and what the rooms offer each other
+//! Functions that touch files are plain blocking functions that answer [`rustix::io::Errno`] or
+//! `EngineError`; the async ones choose between calling them inline (page cache) and
+//! [`faults::off_shard`].
+//!
+//! - [`walk`]: `bucket.find(key)` -> `Pinned` file; `bucket.tree.open(path, flags)` opens any path
+//!   of the bucket, confined; `tree_path(key)`, `is_absent(errno)`.
+//! - [`overlay`]: `path(key)`, `directory(prefix)` and `bucket.overlay_level(prefix)`: the sorted
+//!   names directly below one prefix, to be merged with the directory of the same prefix.
+//! - [`entries`]: `bucket.entry_at(dir, name, path, key, stat)`: the entry of a file in an open
+//!   directory, cached by identity; `bucket.current(key)`.
+//! - [`lock`]: `bucket.lock(key).await` -> `KeyLock`, held from check to rename; its `home` has the
+//!   scratch directory.
+//! - [`draft`]: `bucket.draft(..)` an unnamed file; [`put`]: `bucket.publish(lock, key, draft,
+//!   description, precondition)` checks, writes the record, syncs, names, syncs the directories.
+//! - [`dirs`]: `make_directory(path)`, `sync_directory(path)`, `prune(path)`, `is_made_by_s3(dir)`.
 
-use std::sync::Arc;
-use std::task::{Context, Poll};
+mod bucket;
+mod buckets;
+mod cache;
+mod config;
+mod content_type;
+mod delete;
+mod dirs;
+mod draft;
+mod entries;
+mod faults;
+mod get;
+mod lock;
+mod metadata;
+mod multipart;
+mod overlay;
+mod probe;
+mod put;
+mod record;
+mod scan;
+mod scratch;
+mod side;
+mod sync;
+#[cfg(test)]
+mod tests;
+mod types;
+mod walk;
 
-use bytes::Bytes;
+pub use bucket::FsBucket;
+pub use buckets::{FsEngine, FsOpenError, FsSettings, Mount, Symlinks};
+pub use get::{FsByteStream, FsReader};
+pub use put::FsWriter;
 
-use super::*;
-
-macro_rules! hollow { ($($n:ident)*) => { $(#[derive(Debug)] pub struct $n;)* } }
-hollow! { FsEngine FsBucket FsReader FsByteStream FsWriter }
-
-impl FsEngine {
-    pub async fn bucket(&self, _: &BucketName) -> Result<Arc<FsBucket>, EngineError> {
-        unimplemented!()
-    }
-    pub async fn list_buckets(&self) -> Result<Vec<BucketInfo>, EngineError> {
-        unimplemented!()
-    }
-    pub async fn create_bucket(&self, _: &BucketName, _: BucketConfig) -> Result<(), EngineError> {
-        unimplemented!()
-    }
-    pub async fn delete_bucket(&self, _: &BucketName) -> Result<(), EngineError> {
-        unimplemented!()
-    }
-}
-impl FsBucket {
-    pub fn durability(&self) -> Durability {
-        unimplemented!()
-    }
-    pub async fn config(&self) -> Result<Arc<BucketConfig>, EngineError> {
-        unimplemented!()
-    }
-    pub async fn head(&self, _: &ObjectKey) -> Result<Arc<Entry>, EngineError> {
-        unimplemented!()
-    }
-    pub async fn open(&self, _: &ObjectKey) -> Result<FsReader, EngineError> {
-        unimplemented!()
-    }
-    pub async fn begin(
-        self: &Arc<Self>,
-        _: &ObjectKey,
-        _: Option<u64>,
-    ) -> Result<FsWriter, EngineError> {
-        unimplemented!()
-    }
-    pub async fn set_metadata(
-        &self,
-        _: &ObjectKey,
-        _: Metadata,
-        _: &Precondition,
-    ) -> Result<Arc<Entry>, EngineError> {
-        unimplemented!()
-    }
-    pub async fn delete(&self, _: &ObjectKey, _: &Precondition) -> Result<Deleted, EngineError> {
-        unimplemented!()
-    }
-    pub async fn scan(&self, _: &ScanPlan) -> Result<ScanPage, EngineError> {
-        unimplemented!()
-    }
-    pub async fn create_upload(
-        &self,
-        _: &ObjectKey,
-        _: UploadPlan,
-    ) -> Result<UploadId, EngineError> {
-        unimplemented!()
-    }
-    pub async fn upload(&self, _: &ObjectKey, _: &UploadId) -> Result<Arc<Upload>, EngineError> {
-        unimplemented!()
-    }
-    pub async fn begin_part(
-        self: &Arc<Self>,
-        _: &ObjectKey,
-        _: &UploadId,
-        _: u32,
-        _: Option<u64>,
-    ) -> Result<FsWriter, EngineError> {
-        unimplemented!()
-    }
-    pub async fn list_parts(
-        &self,
-        _: &ObjectKey,
-        _: &UploadId,
-        _: u32,
-        _: usize,
-    ) -> Result<PartsPage, EngineError> {
-        unimplemented!()
-    }
-    pub async fn list_uploads(&self, _: &UploadsPlan) -> Result<UploadsPage, EngineError> {
-        unimplemented!()
-    }
-    pub async fn complete(
-        &self,
-        _: &ObjectKey,
-        _: &UploadId,
-        _: CompletePlan,
-    ) -> Result<Arc<Entry>, EngineError> {
-        unimplemented!()
-    }
-    pub async fn abort(&self, _: &ObjectKey, _: &UploadId) -> Result<(), EngineError> {
-        unimplemented!()
-    }
-}
-impl FsReader {
-    pub fn entry(&self) -> &Arc<Entry> {
-        unimplemented!()
-    }
-    pub fn read(self, _: Range) -> FsByteStream {
-        unimplemented!()
-    }
-}
-impl FsByteStream {
-    pub fn poll_next(&mut self, _: &mut Context<'_>) -> Poll<Option<Result<Bytes, EngineError>>> {
-        unimplemented!()
-    }
-}
-impl FsWriter {
-    pub async fn append(&mut self, _: Bytes) -> Result<(), EngineError> {
-        unimplemented!()
-    }
-    pub async fn append_from(&mut self, _: FsReader, _: Range) -> Result<(), EngineError> {
-        unimplemented!()
-    }
-    pub async fn commit(self, _: Commit) -> Result<Arc<Entry>, EngineError> {
-        unimplemented!()
-    }
-    pub async fn commit_part(self, _: ETag, _: Option<Checksum>) -> Result<Part, EngineError> {
-        unimplemented!()
-    }
-}
+/// The one path segment that is ours, at every depth.
+const RESERVED: &str = ".lobos";

@@ -1,0 +1,226 @@
+//! Bytes on their way to become an object or a part: collected in memory, and beyond a piece in a
+//! file that has no name yet.
+
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use rustix::io::Errno;
+use tokio::task::JoinHandle;
+
+use super::bucket::FsBucket;
+use super::faults::{Doing, fault, joined, off_shard};
+use super::scratch::{Home, Stage};
+use super::walk::{split, tree_path};
+use crate::engine::{EngineError, ObjectKey};
+use crate::io::files;
+
+/// A file that no key leads to. Dropping it removes it.
+#[derive(Debug)]
+pub(super) struct Draft {
+    pub(super) file: OwnedFd,
+    /// Only on file systems without unnamed files.
+    pub(super) named: Option<(Stage, String)>,
+}
+
+impl Draft {
+    /// A new file with what `dir` gives to its files: group, access list, mount.
+    pub(super) fn create(
+        bucket: &FsBucket,
+        home: &Arc<Home>,
+        dir: &OwnedFd,
+    ) -> Result<Self, Errno> {
+        let mode = bucket.shared.file_mode;
+        let draft = match Self::create_unnamed(bucket, dir, mode.unwrap_or(0o666)) {
+            Err(Errno::OPNOTSUPP | Errno::ISDIR | Errno::INVAL) => {
+                let stage = Stage::local(dir, home)?;
+                let name = stage.name();
+                let file = files::create_new(stage.dir(), &name, mode.unwrap_or(0o666))?;
+                Self {
+                    file,
+                    named: Some((stage, name)),
+                }
+            }
+            result => result?,
+        };
+        if let Some(mode) = mode {
+            files::set_mode(&draft.file, mode)?;
+        }
+        Ok(draft)
+    }
+
+    fn create_unnamed(bucket: &FsBucket, dir: &OwnedFd, mode: u32) -> Result<Self, Errno> {
+        if !bucket.traits.unnamed_files {
+            return Err(Errno::OPNOTSUPP);
+        }
+        let file = files::create_unnamed(dir, mode)?;
+        Ok(Self { file, named: None })
+    }
+}
+
+impl Drop for Draft {
+    fn drop(&mut self) {
+        if let Some((stage, name)) = &self.named {
+            // Otherwise the sweep of the stage removes it.
+            let _ = files::unlink(stage.dir(), name);
+        }
+    }
+}
+
+impl FsBucket {
+    /// A draft for `key`, made where the key's file will be or in the nearest directory above that
+    /// is there: what is made in a new directory is as if made in the one above it.
+    pub(super) fn draft_for(
+        &self,
+        home: &Arc<Home>,
+        key: &ObjectKey,
+    ) -> Result<Draft, EngineError> {
+        const DOING: &str = "making a file for an object";
+        let mut path = tree_path(key).map_or(".", |path| split(path).0);
+        loop {
+            let dir = match self.open_directory(path) {
+                Ok(dir) => dir,
+                Err(Errno::NOENT) if path != "." => {
+                    path = split(path).0;
+                    continue;
+                }
+                // The key will live in the overlay.
+                Err(errno) if path != "." && super::walk::is_absent(errno) => {
+                    path = ".";
+                    continue;
+                }
+                Err(errno) => return Err(fault(DOING, errno)),
+            };
+            match Draft::create(self, home, &dir) {
+                // Pruned since it was opened.
+                Err(Errno::NOENT) if path != "." => path = split(path).0,
+                result => return result.doing(DOING),
+            }
+        }
+    }
+}
+
+/// Where the bytes of a finished spool are.
+#[derive(Debug)]
+pub(super) enum Content {
+    Memory(Vec<Bytes>),
+    Draft(Draft),
+}
+
+/// Receives the bytes of one write. What exceeds a piece is written while the next is received, so
+/// that a spool never holds more than two pieces.
+#[derive(Debug)]
+pub(super) struct Spool {
+    bucket: Arc<FsBucket>,
+    key: ObjectKey,
+    pieces: Vec<Bytes>,
+    pieces_bytes: usize,
+    /// Bytes in `pieces` that start a write.
+    piece_bytes_max: usize,
+    /// Bytes given to the draft so far.
+    written_bytes: u64,
+    draft: Option<Draft>,
+    writing: Option<JoinHandle<Result<Draft, EngineError>>>,
+}
+
+impl Spool {
+    /// `size_bytes`: how much will come, where it is known.
+    pub(super) fn new(bucket: &Arc<FsBucket>, key: &ObjectKey, size_bytes: Option<u64>) -> Self {
+        let is_small = size_bytes.is_some_and(|size| size <= SMALL_BYTES_MAX as u64);
+        Self {
+            bucket: Arc::clone(bucket),
+            key: key.clone(),
+            pieces: Vec::new(),
+            pieces_bytes: 0,
+            piece_bytes_max: if is_small {
+                SMALL_BYTES_MAX
+            } else {
+                PIECE_BYTES
+            },
+            written_bytes: 0,
+            draft: None,
+            writing: None,
+        }
+    }
+
+    pub(super) async fn append(&mut self, bytes: Bytes) -> Result<(), EngineError> {
+        if bytes.is_empty() {
+            return Ok(());
+        }
+        self.pieces_bytes += bytes.len();
+        self.pieces.push(bytes);
+        if self.pieces_bytes > self.piece_bytes_max {
+            self.flush().await?;
+            self.piece_bytes_max = PIECE_BYTES;
+        }
+        Ok(())
+    }
+
+    /// Hands what is in memory to the pool, once it has written what it got before.
+    async fn flush(&mut self) -> Result<(), EngineError> {
+        let draft = self.take_draft().await?;
+        let pieces = std::mem::take(&mut self.pieces);
+        let offset_bytes = self.written_bytes;
+        self.written_bytes += self.pieces_bytes as u64;
+        self.pieces_bytes = 0;
+        let (bucket, key) = (Arc::clone(&self.bucket), self.key.clone());
+        let home = bucket.home().await?;
+        self.writing = Some(tokio::task::spawn_blocking(move || {
+            let draft = match draft {
+                Some(draft) => draft,
+                None => bucket.draft_for(&home, &key)?,
+            };
+            files::write_all_at(&draft.file, &pieces, offset_bytes)
+                .doing("writing the bytes of an object")?;
+            Ok(draft)
+        }));
+        Ok(())
+    }
+
+    async fn take_draft(&mut self) -> Result<Option<Draft>, EngineError> {
+        match self.writing.as_mut() {
+            Some(writing) => {
+                let result = joined(writing.await);
+                self.writing = None;
+                result.map(Some)
+            }
+            None => Ok(self.draft.take()),
+        }
+    }
+
+    /// The draft, holding everything so far, and how many bytes that is. What is done with it goes
+    /// on by [`Spool::resume`].
+    pub(super) async fn pause(&mut self) -> Result<(Draft, u64), EngineError> {
+        self.flush().await?;
+        let draft = self.take_draft().await?;
+        let draft = draft.ok_or(EngineError::Busy)?;
+        Ok((draft, self.written_bytes))
+    }
+
+    pub(super) fn resume(&mut self, draft: Draft, size_bytes: u64) {
+        self.draft = Some(draft);
+        self.written_bytes = size_bytes;
+    }
+
+    /// All bytes: in memory if they fit a piece, otherwise in a draft whose bytes are synced.
+    pub(super) async fn finish(mut self) -> Result<Content, EngineError> {
+        let draft = self.take_draft().await?;
+        let pieces = std::mem::take(&mut self.pieces);
+        let Some(draft) = draft else {
+            return Ok(Content::Memory(pieces));
+        };
+        let offset_bytes = self.written_bytes;
+        off_shard(move || {
+            files::write_all_at(&draft.file, &pieces, offset_bytes)
+                .and_then(|()| files::sync_bytes(&draft.file))
+                .doing("writing the bytes of an object")?;
+            Ok(Content::Draft(draft))
+        })
+        .await
+    }
+}
+
+/// A body of known length up to this is written in one go with its commit.
+const SMALL_BYTES_MAX: usize = crate::limits::REQUEST_WINDOW_BYTES;
+/// Two of them are what a request may hold.
+const PIECE_BYTES: usize = crate::limits::REQUEST_WINDOW_BYTES / 2;

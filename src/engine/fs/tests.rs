@@ -1,0 +1,202 @@
+//! The engine's own rules, on real directories; `tests/engine_contract.rs` has what holds for
+//! every engine.
+
+use std::fs;
+use std::path::Path;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::{FsBucket, FsEngine, FsSettings};
+use crate::clock::{Clock, Entropy};
+use crate::engine::{
+    BucketName, Commit, Condition, Deleted, ETag, EngineError, Entry, Metadata, ObjectKey,
+    Precondition, Range,
+};
+
+fn engine(directory: &Path, change: impl FnOnce(&mut FsSettings)) -> FsEngine {
+    let mut settings = FsSettings {
+        buckets: vec![(name("demo"), directory.to_owned())],
+        ..FsSettings::default()
+    };
+    change(&mut settings);
+    FsEngine::open(settings, Clock::system(), Entropy::system()).unwrap()
+}
+
+async fn bucket(directory: &Path) -> Arc<FsBucket> {
+    engine(directory, |_| {})
+        .bucket(&name("demo"))
+        .await
+        .unwrap()
+}
+
+fn name(raw: &str) -> BucketName {
+    BucketName::parse(raw).unwrap()
+}
+
+fn key(raw: &str) -> ObjectKey {
+    ObjectKey::parse(raw).unwrap()
+}
+
+fn etag(number: u8) -> ETag {
+    ETag::from_md5([number; 16])
+}
+
+async fn put_as(
+    bucket: &Arc<FsBucket>,
+    raw: &str,
+    body: &[u8],
+    commit: Commit,
+) -> Result<Arc<Entry>, EngineError> {
+    let mut writer = bucket.begin(&key(raw), Some(body.len() as u64)).await?;
+    for piece in body.chunks(100_000) {
+        writer.append(Bytes::copy_from_slice(piece)).await?;
+    }
+    writer.commit(commit).await
+}
+
+fn plain(number: u8) -> Commit {
+    Commit {
+        etag: etag(number),
+        checksum: None,
+        metadata: Metadata {
+            content_type: Some("text/x-test".into()),
+            user: vec![("color".into(), "blue".into())],
+            ..Metadata::default()
+        },
+        precondition: Precondition::default(),
+    }
+}
+
+async fn put(bucket: &Arc<FsBucket>, raw: &str, body: &[u8]) -> Arc<Entry> {
+    put_as(bucket, raw, body, plain(7)).await.unwrap()
+}
+
+async fn get(bucket: &Arc<FsBucket>, raw: &str) -> Result<(Arc<Entry>, Vec<u8>), EngineError> {
+    let reader = bucket.open(&key(raw)).await?;
+    let entry = Arc::clone(reader.entry());
+    let mut stream = crate::engine::ByteStream::Fs(reader.read(Range {
+        start_bytes: 0,
+        size_bytes: entry.size_bytes,
+    }));
+    let mut bytes = Vec::new();
+    while let Some(piece) = stream.next().await {
+        bytes.extend_from_slice(&piece?);
+    }
+    Ok((entry, bytes))
+}
+
+async fn delete(bucket: &Arc<FsBucket>, raw: &str) -> Deleted {
+    bucket
+        .delete(&key(raw), &Precondition::default())
+        .await
+        .unwrap()
+}
+
+#[tokio::test]
+async fn what_was_put_is_a_plain_file_and_comes_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let bucket = bucket(dir.path()).await;
+    let large: Vec<u8> = (0..3_000_000u32).map(|n| n.to_le_bytes()[1]).collect();
+    for (raw, body) in [
+        ("a/b/c.txt", &b"hello"[..]),
+        ("big", &large),
+        ("empty", b""),
+    ] {
+        let put = put(&bucket, raw, body).await;
+        assert_eq!(fs::read(dir.path().join(raw)).unwrap(), body);
+        let (entry, bytes) = get(&bucket, raw).await.unwrap();
+        assert_eq!(bytes, body);
+        assert_eq!(entry, put);
+        assert_eq!(entry.etag, etag(7));
+        assert_eq!(entry.metadata.user, plain(7).metadata.user);
+        assert_eq!(bucket.head(&key(raw)).await.unwrap(), put);
+    }
+}
+
+#[tokio::test]
+async fn keys_that_a_tree_cannot_express_are_objects_too() {
+    let dir = tempfile::tempdir().unwrap();
+    let bucket = bucket(dir.path()).await;
+    let long = "x".repeat(300);
+    let keys = [
+        "a",
+        "a/b",
+        "a//b",
+        "/",
+        "//",
+        "a/",
+        ".",
+        "..",
+        "a/../b",
+        ".lobos",
+        ".lobos/config",
+        "x/.lobos/y",
+        &long,
+        "A",
+        "ä",
+    ];
+    for raw in keys {
+        put(&bucket, raw, raw.as_bytes()).await;
+    }
+    for raw in keys {
+        assert_eq!(get(&bucket, raw).await.unwrap().1, raw.as_bytes(), "{raw}");
+    }
+    for raw in keys {
+        assert_eq!(delete(&bucket, raw).await, Deleted::Removed, "{raw}");
+        assert!(matches!(
+            bucket.head(&key(raw)).await,
+            Err(EngineError::NoSuchKey)
+        ));
+        assert_eq!(delete(&bucket, raw).await, Deleted::Absent, "{raw}");
+    }
+    let left: Vec<_> = fs::read_dir(dir.path()).unwrap().collect();
+    assert_eq!(left.len(), 1, "only .lobos: {left:?}");
+    let overlaid = fs::read_dir(dir.path().join(".lobos/overlay")).unwrap();
+    assert_eq!(overlaid.count(), 0);
+}
+
+#[tokio::test]
+async fn a_file_of_the_tree_hides_the_overlay_until_it_is_put_or_deleted() {
+    let dir = tempfile::tempdir().unwrap();
+    let bucket = bucket(dir.path()).await;
+    put(&bucket, "a/b", b"tree").await;
+    put(&bucket, "a", b"overlaid").await;
+    fs::remove_dir_all(dir.path().join("a")).unwrap();
+    assert_eq!(get(&bucket, "a").await.unwrap().1, b"overlaid");
+    fs::write(dir.path().join("a"), b"by hand").unwrap();
+    assert_eq!(get(&bucket, "a").await.unwrap().1, b"by hand");
+    assert_eq!(delete(&bucket, "a").await, Deleted::Removed);
+    assert!(get(&bucket, "a").await.is_err());
+}
+
+#[tokio::test]
+async fn conditions_are_checked_against_the_current_entry() {
+    let dir = tempfile::tempdir().unwrap();
+    let bucket = bucket(dir.path()).await;
+    let absent = Precondition {
+        if_none_match: Some(Condition::Any),
+        ..Precondition::default()
+    };
+    let commit = |number| Commit {
+        precondition: absent.clone(),
+        ..plain(number)
+    };
+    put_as(&bucket, "k", b"one", commit(1)).await.unwrap();
+    assert!(matches!(
+        put_as(&bucket, "k", b"two", commit(2)).await,
+        Err(EngineError::PreconditionFailed)
+    ));
+    let matching = Commit {
+        precondition: Precondition {
+            if_match: Some(Condition::OneOf(vec![etag(1)])),
+            ..Precondition::default()
+        },
+        ..plain(3)
+    };
+    put_as(&bucket, "k", b"three", matching.clone())
+        .await
+        .unwrap();
+    assert!(put_as(&bucket, "k", b"four", matching).await.is_err());
+    assert_eq!(get(&bucket, "k").await.unwrap().1, b"three");
+}
