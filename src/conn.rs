@@ -51,6 +51,9 @@ pub trait App: 'static {
 
     /// The reply to a request that was not admitted.
     fn refuse(&self, error: &S3Error, head: &Parts) -> Response<Self::Body>;
+
+    /// A new `x-amz-request-id`, for replies that come from here.
+    fn request_id(&self) -> HeaderValue;
 }
 
 impl App for S3 {
@@ -62,6 +65,10 @@ impl App for S3 {
 
     fn refuse(&self, error: &S3Error, head: &Parts) -> Response<ReplyBody> {
         s3::refuse(self, error, head)
+    }
+
+    fn request_id(&self) -> HeaderValue {
+        self.request_id()
     }
 }
 
@@ -210,7 +217,7 @@ async fn answer<A: App>(
             let request = Request::from_parts(head, body);
             service.app.handle(&call.local, request).await
         }
-        Ok(Admitted::Health) => health(&head),
+        Ok(Admitted::Health) => health(&head, service.app.request_id()),
         Err(error) => {
             let mut reply = service.app.refuse(&error, &head);
             if head.version != Version::HTTP_2 {
@@ -225,7 +232,7 @@ async fn answer<A: App>(
 
 /// `/-/healthz` and `/-/readyz`: a process that answers is alive, and it listens only once its
 /// buckets are open.
-fn health<B: From<Bytes>>(head: &Parts) -> Response<B> {
+fn health<B: From<Bytes>>(head: &Parts, request_id: HeaderValue) -> Response<B> {
     let body = match head.method {
         http::Method::HEAD => Bytes::new(),
         _ => Bytes::from_static(b"ok\n"),
@@ -235,6 +242,7 @@ fn health<B: From<Bytes>>(head: &Parts) -> Response<B> {
     reply.headers_mut().insert(header::CONTENT_TYPE, text);
     let never = HeaderValue::from_static("no-store");
     reply.headers_mut().insert(header::CACHE_CONTROL, never);
+    reply.headers_mut().insert("x-amz-request-id", request_id);
     reply
 }
 

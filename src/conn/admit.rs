@@ -7,7 +7,7 @@ use http::request::Parts;
 use http::{HeaderValue, Method, Version};
 
 use crate::limits::{HEAD_BYTES_MAX, HEADERS_MAX};
-use crate::s3::{Code, Local, S3Error};
+use crate::s3::{Code, Local, S3Error, without_port};
 
 /// Who may talk to a server without authentication. A browser carries every page's requests to
 /// loopback addresses, so the page's origin and the name that it used are checked.
@@ -185,14 +185,6 @@ fn under<'a>(host: &'a str, domain: &str) -> Option<&'a str> {
     let (front, tail) = host.split_at_checked(cut)?;
     let bucket = front.strip_suffix('.')?;
     (!bucket.is_empty() && tail.eq_ignore_ascii_case(domain)).then_some(bucket)
-}
-
-/// `host` without `:port`; an IPv6 address keeps its brackets.
-fn without_port(host: &str) -> &str {
-    match host.rsplit_once(':') {
-        Some((name, port)) if port.bytes().all(|b| b.is_ascii_digit()) => name,
-        _ => host,
-    }
 }
 
 fn refused(message: &'static str) -> S3Error {

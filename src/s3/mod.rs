@@ -110,6 +110,11 @@ impl S3 {
     pub fn engine(&self) -> &Engine {
         &self.engine
     }
+
+    /// A new `x-amz-request-id`, for a reply that is made outside of [`handle`].
+    pub fn request_id(&self) -> HeaderValue {
+        self.request_ids.next().header()
+    }
 }
 
 /// A request's body as it comes from the connection.

@@ -11,7 +11,6 @@ use http::header::CONTENT_LENGTH;
 use http::request::Parts;
 use http_body::Body;
 use http_body_util::BodyExt as _;
-
 use md5::Md5;
 use sha2::{Digest as _, Sha256};
 
@@ -19,6 +18,7 @@ use super::auth::{ChunkDecoder, ChunkFault, PayloadSpec, Step, TrailerLine};
 use super::checksum::{self, Hasher};
 use super::error::{Code, S3Error};
 use crate::engine::{Checksum, ChecksumAlgorithm, ChecksumKind};
+use crate::pace::BodyError;
 
 /// One request's body.
 ///
@@ -515,8 +515,8 @@ fn fault(fault: ChunkFault) -> S3Error {
 /// The connection failed, or the sender did, before the body was whole.
 fn broken_body(error: &(dyn StdError + 'static)) -> S3Error {
     let timed_out = error
-        .downcast_ref::<hyper::Error>()
-        .is_some_and(hyper::Error::is_timeout);
+        .downcast_ref::<BodyError>()
+        .is_some_and(|error| matches!(error, BodyError::TooSlow));
     if timed_out {
         Code::RequestTimeout.into()
     } else {
