@@ -120,6 +120,18 @@ pub struct User {
     pub secret_key: SecretText,
 }
 
+impl User {
+    /// The root user under its usual name.
+    pub fn root(access_key: Box<str>, secret_key: SecretText) -> Self {
+        Self {
+            name: ROOT.into(),
+            id: ROOT.into(),
+            access_key,
+            secret_key,
+        }
+    }
+}
+
 #[derive(Clone, Debug)]
 pub struct Tls {
     pub cert: PathBuf,
@@ -523,9 +535,9 @@ fn build_auth(
                 secret_key_file: None,
                 ..raw.unwrap_or_default()
             };
-            Some(build_user("the root user", Some("root"), raw, base)?)
+            Some(build_user("the root user", Some(ROOT), raw, base)?)
         }
-        (None, Some(raw)) => Some(build_user("[auth.root]", Some("root"), raw, base)?),
+        (None, Some(raw)) => Some(build_user("[auth.root]", Some(ROOT), raw, base)?),
         (None, None) => None,
     };
     let mut users = Vec::new();
@@ -623,4 +635,6 @@ fn invalid(text: &str) -> ConfigError {
     ConfigError::Invalid(text.to_owned())
 }
 
+/// Name and id of the root user that is not named otherwise.
+const ROOT: &str = "root";
 const IN_FLIGHT_MAX: usize = 1 << 40;

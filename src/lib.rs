@@ -1,6 +1,8 @@
 //! Lobos, a fast local object store: a directory served over S3 by one binary.
 
+pub mod banner;
 pub mod budget;
+pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod conn;

@@ -7,18 +7,237 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use sd_notify::NotifyState;
+use tokio::runtime::{Builder, LocalOptions};
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tokio_rustls::rustls::ServerConfig;
 
-use crate::config;
+use crate::banner::{Access, Address, Bucket, Facts};
+use crate::budget::Budget;
+use crate::clock::{Clock, Entropy};
+use crate::config::{self, Config, SecretText};
 use crate::conn::App;
-use crate::listen::Listener;
+use crate::credentials::{Places, StateDir, StateError};
+use crate::engine::Engine;
+use crate::engine::fs::{FsEngine, FsOpenError, FsSettings, Mount, Symlinks};
+use crate::listen::{ListenError, Listener};
 use crate::pace::PaceLimits;
-use crate::s3::Local;
+use crate::s3::auth::{DuplicateKey, Gate, GateSettings, Secret, User, Users};
+use crate::s3::{Local, S3, S3Settings};
 use crate::shard::{Accepted, Phase, Shard, ShardSettings, Socket};
-use crate::tls;
+use crate::tls::{self, TlsError};
+
+/// What a process passes in: the outside world.
+#[derive(Debug)]
+pub struct Start {
+    pub places: Places,
+    pub clock: Clock,
+    pub entropy: Entropy,
+}
+
+/// Why there is no server. The text is for the operator.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error(transparent)]
+    State(#[from] StateError),
+    #[error(transparent)]
+    Listen(#[from] ListenError),
+    #[error("{0}")]
+    OpenBind(String),
+    #[error(transparent)]
+    Storage(#[from] FsOpenError),
+    #[error(transparent)]
+    Users(#[from] DuplicateKey),
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    #[error("the threads or event loops of the server cannot be started: {0}")]
+    Threads(#[from] io::Error),
+}
+
+/// Serves what `config` says until a signal ends it. `announce` is told once it listens.
+///
+/// The order matters: what needs no clean-up fails first, the buckets are open before anything is
+/// accepted, and readiness is told last.
+pub fn run(
+    config: Config,
+    start: Start,
+    announce: impl FnOnce(&Facts),
+) -> Result<Ended, StartError> {
+    let listeners = listeners(&config.server)?;
+    let state = StateDir::open(config.server.state_dir.as_deref(), &start.places)?;
+    let (users, access) = users(&config, &state, &start.entropy)?;
+    let engine = FsEngine::open(
+        fs_settings(&config.filesystem, state.installation(&start.entropy)?),
+        start.clock.clone(),
+        start.entropy.clone(),
+    )?;
+    let facts = facts(&config, &listeners, &engine, access);
+    let s3 = Arc::new(s3(&config.server, config.auth.sigv2, users, engine, start));
+    let server = Server::start(&s3, settings(config, listeners))?;
+    let runtime = Builder::new_current_thread()
+        .enable_all()
+        .build_local(LocalOptions::default())?;
+    runtime.block_on(async {
+        let signals = process_signals()?;
+        announce(&facts);
+        tell_manager(&NotifyState::Ready);
+        Ok(server.run(signals).await)
+    })
+}
+
+/// The sockets that were handed in, or else the configured addresses.
+fn listeners(server: &config::Server) -> Result<Vec<Listener>, StartError> {
+    let mut listeners = Listener::handed_in()?;
+    if listeners.is_empty() {
+        for listen in &server.listen {
+            listeners.push(Listener::bind(listen)?);
+        }
+    }
+    let foreign = listeners.iter().find(|listener| !listener.is_loopback());
+    match foreign {
+        Some(foreign) if !server.auth => Err(StartError::OpenBind(config::open_bind_refused(
+            foreign.name(),
+        ))),
+        _ => Ok(listeners),
+    }
+}
+
+/// Everybody who may sign requests, and what the banner says of it.
+fn users(
+    config: &Config,
+    state: &StateDir,
+    entropy: &Entropy,
+) -> Result<(Users, Access), StartError> {
+    let (root, access) = match &config.auth.root {
+        Some(root) => {
+            let access_key = root.access_key.clone();
+            (root.clone(), Access::Configured { access_key })
+        }
+        None if config.server.auth => {
+            let keys = state.keys(entropy)?;
+            let root = config::User::root(keys.access_key.clone(), keys.secret_key.clone());
+            let file = state.credentials_path();
+            (root, Access::Generated { keys, file })
+        }
+        // Nobody signs, so nobody needs a key.
+        None => {
+            let keyless = config::User::root("".into(), SecretText::new(String::new()));
+            (keyless, Access::Open)
+        }
+    };
+    let access = if config.server.auth { access } else { Access::Open };
+    let user = |user: &config::User, root| User {
+        name: user.name.clone(),
+        id: user.id.clone(),
+        access_key: user.access_key.clone(),
+        secret_key: Secret::new(user.secret_key.reveal()),
+        root,
+    };
+    let others = config.auth.users.iter().map(|other| user(other, false));
+    let all = std::iter::once(user(&root, true)).chain(others);
+    Ok((Users::new(all.collect())?, access))
+}
+
+fn fs_settings(filesystem: &config::Filesystem, installation: [u8; 16]) -> FsSettings {
+    FsSettings {
+        buckets: filesystem.buckets.clone(),
+        root: filesystem.root.clone(),
+        durability: filesystem.durability,
+        symlinks: match filesystem.symlinks {
+            config::Symlinks::Inside => Symlinks::Inside,
+            config::Symlinks::Never => Symlinks::Never,
+        },
+        file_mode: filesystem.file_mode,
+        dir_mode: filesystem.dir_mode,
+        installation,
+        cache_bytes: filesystem.cache_bytes,
+        upload_expiry: filesystem.upload_expiry,
+    }
+}
+
+fn s3(server: &config::Server, sigv2: bool, users: Users, engine: FsEngine, start: Start) -> S3 {
+    let users = Arc::new(ArcSwap::from_pointee(users));
+    let gate = GateSettings {
+        users: Arc::clone(&users),
+        region: server.region.clone(),
+        sigv2,
+        required: server.auth,
+    };
+    let limits = &server.limits;
+    let budget = Budget::new(limits.in_flight_bytes, limits.in_flight_wait);
+    S3::new(S3Settings {
+        engine: Engine::Fs(engine),
+        gate: Gate::new(gate, start.clock.clone()),
+        users,
+        region: server.region.clone(),
+        domains: server.domains.clone(),
+        budget: Arc::new(budget),
+        clock: start.clock,
+        entropy: start.entropy,
+    })
+}
+
+fn facts(config: &Config, listeners: &[Listener], engine: &FsEngine, access: Access) -> Facts {
+    let address = |listener: &Listener| Address {
+        name: listener.name().to_owned(),
+        tcp: listener.tcp_address(),
+    };
+    let bucket = |mount: Mount| Bucket {
+        name: mount.bucket.to_string(),
+        directory: mount.directory,
+        free_bytes: mount.free_bytes,
+        lacks: mount.lacks,
+    };
+    Facts {
+        listeners: listeners.iter().map(address).collect(),
+        tls: config.tls.is_some(),
+        buckets: engine.mounts().into_iter().map(bucket).collect(),
+        root: config.filesystem.root.clone(),
+        durability: config.filesystem.durability,
+        region: config.server.region.clone(),
+        access,
+    }
+}
+
+fn settings(config: Config, listeners: Vec<Listener>) -> ServerSettings {
+    let server = config.server;
+    ServerSettings {
+        listeners,
+        threads: server.threads,
+        pin: server.pin,
+        open_domains: (!server.auth).then_some(server.domains),
+        limits: server.limits,
+        timeouts: server.timeouts,
+        tls: config.tls,
+    }
+}
+
+/// SIGTERM and SIGINT stop, SIGHUP reloads.
+fn process_signals() -> io::Result<mpsc::UnboundedReceiver<Signal>> {
+    let (sender, receiver) = mpsc::unbounded_channel();
+    for (kind, meaning) in [
+        (SignalKind::terminate(), Signal::Stop),
+        (SignalKind::interrupt(), Signal::Stop),
+        (SignalKind::hangup(), Signal::Reload),
+    ] {
+        let mut stream = signal(kind)?;
+        let sender = sender.clone();
+        tokio::task::spawn_local(async move {
+            while stream.recv().await.is_some() && sender.send(meaning).is_ok() {}
+        });
+    }
+    Ok(receiver)
+}
+
+/// systemd's notification socket, where there is one.
+fn tell_manager(state: &NotifyState<'_>) {
+    if let Err(error) = sd_notify::notify(std::slice::from_ref(state)) {
+        tracing::warn!(%error, "the service manager could not be told");
+    }
+}
 
 /// What the server is started with, beside the application.
 #[derive(Debug)]
@@ -64,7 +283,7 @@ pub struct Server {
 
 impl Server {
     /// Reads the certificates and starts the shards.
-    pub fn start<A>(app: &Arc<A>, settings: ServerSettings) -> io::Result<Self>
+    pub fn start<A>(app: &Arc<A>, settings: ServerSettings) -> Result<Self, StartError>
     where
         A: App + Send + Sync,
     {
@@ -137,6 +356,7 @@ impl Server {
                 Signal::Reload => reload(self.tls.as_ref()),
             }
         }
+        tell_manager(&NotifyState::Stopping);
         let until = Instant::now() + self.stop_max;
         self.phase.send_replace(Phase::Stopping { until });
         close(doors).await;

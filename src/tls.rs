@@ -1,6 +1,5 @@
 //! Certificates: read at start and again when the operator says so.
 
-use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -67,10 +66,4 @@ fn read_chain(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
         return Err(TlsError::NoCert { path: path.into() });
     }
     Ok(chain)
-}
-
-impl From<TlsError> for io::Error {
-    fn from(error: TlsError) -> Self {
-        Self::other(error)
-    }
 }

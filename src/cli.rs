@@ -1,0 +1,319 @@
+//! The command line: what is asked, and the exit status of the answer.
+
+use std::env;
+use std::io::{self, IsTerminal, Write};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::{Args, CommandFactory, Parser, Subcommand};
+use tracing_subscriber::EnvFilter;
+
+use crate::banner;
+use crate::clock::{Clock, Entropy};
+use crate::config::{Config, Listen, Log, LogFormat, Overrides, SecretText};
+use crate::credentials::{KeyPair, Places, StateDir};
+use crate::engine::Durability;
+use crate::server::{self, Ended, Start};
+use crate::tls;
+
+/// A fast local object store: a directory served over S3.
+#[derive(Debug, Parser)]
+#[command(name = "lobos", version, args_conflicts_with_subcommands = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Option<Command>,
+
+    #[command(flatten)]
+    options: Options,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Serve directories as buckets
+    Serve(Serve),
+    /// Check a configuration file and say what is wrong with it
+    CheckConfig(Check),
+    /// Print a fresh key pair for [[auth.user]]
+    Keygen,
+    /// Print the root user's keys again
+    Credentials(Credentials),
+}
+
+#[derive(Debug, Args)]
+struct Serve {
+    /// Directories to serve, each as the bucket of its own name; made if missing
+    #[arg(value_name = "DIR")]
+    directories: Vec<PathBuf>,
+
+    #[command(flatten)]
+    options: Options,
+}
+
+#[derive(Debug, Args)]
+struct Options {
+    /// Configuration file; what is given here or in the environment wins over it
+    #[arg(short, long, value_name = "FILE", env = "LOBOS_CONFIG", hide_env_values = true)]
+    config: Option<PathBuf>,
+
+    /// Serve a directory as the bucket NAME; may be repeated
+    #[arg(long, value_name = "NAME=DIR", env = "LOBOS_BUCKETS", hide_env_values = true,
+          value_delimiter = ',', value_parser = name_and_directory)]
+    bucket: Vec<(String, PathBuf)>,
+
+    /// Serve each directory in DIR as a bucket and allow buckets to be created and deleted
+    #[arg(long, value_name = "DIR", env = "LOBOS_ROOT", hide_env_values = true)]
+    root: Option<PathBuf>,
+
+    /// Where to listen, ADDR:PORT or unix:PATH; may be repeated [default: 127.0.0.1:8080]
+    #[arg(long, value_name = "ADDR:PORT", env = "LOBOS_LISTEN", hide_env_values = true,
+          value_delimiter = ',')]
+    listen: Vec<Listen>,
+
+    /// A domain whose sub-domains are buckets; may be repeated
+    #[arg(long, value_name = "NAME", env = "LOBOS_DOMAIN", hide_env_values = true,
+          value_delimiter = ',')]
+    domain: Vec<String>,
+
+    /// Ask for signed requests (the default)
+    #[arg(long, env = "LOBOS_AUTH", hide_env_values = true, num_args = 0..=1,
+          require_equals = true, default_missing_value = "true", value_name = "BOOL",
+          overrides_with = "no_auth")]
+    auth: Option<bool>,
+
+    /// Answer everybody; on loopback addresses and Unix sockets only
+    #[arg(long, overrides_with = "auth")]
+    no_auth: bool,
+
+    /// The region that clients are told [default: us-east-1]
+    #[arg(long, value_name = "NAME", env = "LOBOS_REGION", hide_env_values = true)]
+    region: Option<String>,
+
+    /// When a write is answered: `strict` or `relaxed` [default: strict]
+    #[arg(long, value_name = "MODE", env = "LOBOS_DURABILITY", hide_env_values = true,
+          value_parser = durability)]
+    durability: Option<Durability>,
+
+    /// Threads that serve requests [default: one a core]
+    #[arg(long, value_name = "N", env = "LOBOS_THREADS", hide_env_values = true)]
+    threads: Option<usize>,
+
+    #[command(flatten)]
+    state: State,
+
+    /// Print nothing at start
+    #[arg(short, long)]
+    quiet: bool,
+}
+
+#[derive(Debug, Args)]
+struct State {
+    /// Where the generated keys are kept [default: ~/.local/state/lobos]
+    #[arg(long, value_name = "DIR", env = "LOBOS_STATE_DIR", hide_env_values = true)]
+    state_dir: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+struct Check {
+    /// Configuration file
+    #[arg(short, long, value_name = "FILE", env = "LOBOS_CONFIG", hide_env_values = true)]
+    config: PathBuf,
+}
+
+#[derive(Debug, Args)]
+struct Credentials {
+    /// Configuration file
+    #[arg(short, long, value_name = "FILE", env = "LOBOS_CONFIG", hide_env_values = true)]
+    config: Option<PathBuf>,
+
+    #[command(flatten)]
+    state: State,
+}
+
+/// Runs what the command line asks for. Usage errors end with status 2, others with 1.
+pub fn run() -> ExitCode {
+    let cli = Cli::parse();
+    let done = match cli.command {
+        Some(Command::Serve(serve)) => run_serve(serve.directories, serve.options),
+        Some(Command::CheckConfig(check)) => check_config(&check.config),
+        Some(Command::Keygen) => keygen(),
+        Some(Command::Credentials(asked)) => credentials(asked),
+        None if cli.options.names_nothing() => return usage_error(),
+        None => run_serve(Vec::new(), cli.options),
+    };
+    match done {
+        Ok(status) => status,
+        Err(error) => {
+            eprintln!("Error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+type Done = Result<ExitCode, Box<dyn std::error::Error>>;
+
+fn usage_error() -> ExitCode {
+    let usage = Cli::command().render_usage();
+    eprintln!("Error: --config is required (or name a directory: lobos serve DIR)\n\n{usage}");
+    eprintln!("\nFor more, try 'lobos --help'.");
+    ExitCode::from(2)
+}
+
+fn run_serve(directories: Vec<PathBuf>, options: Options) -> Done {
+    let quiet = options.quiet;
+    let file = options.config.clone();
+    let config = Config::load(file.as_deref(), options.into_overrides(directories)?)?;
+    start_log(&config.log)?;
+    let announce = move |facts: &banner::Facts| {
+        let text = match (quiet, io::stdout().is_terminal()) {
+            (true, _) => return,
+            (false, true) => banner::for_people(facts),
+            (false, false) => banner::for_programs(facts),
+        };
+        // Nobody may be there to read it; that is no reason not to serve.
+        let _ = io::stdout().write_all(text.as_bytes());
+        let _ = io::stdout().flush();
+    };
+    let start = Start {
+        places: places(),
+        clock: Clock::system(),
+        entropy: Entropy::system(),
+    };
+    match server::run(config, start, announce)? {
+        Ended::Clean => Ok(ExitCode::SUCCESS),
+        // Threads may still work; nothing waits for them.
+        Ended::AtOnce => std::process::exit(130),
+    }
+}
+
+fn check_config(path: &Path) -> Done {
+    let config = Config::load(Some(path), Overrides::default())?;
+    log_filter(&config.log)?;
+    if let Some(files) = &config.tls {
+        tls::load(files)?;
+    }
+    println!("{}: ok", path.display());
+    Ok(ExitCode::SUCCESS)
+}
+
+fn keygen() -> Done {
+    let keys = KeyPair::generate(&Entropy::system());
+    println!("access_key = \"{}\"", keys.access_key);
+    println!("secret_key = \"{}\"", keys.secret_key.reveal());
+    Ok(ExitCode::SUCCESS)
+}
+
+fn credentials(asked: Credentials) -> Done {
+    let overrides = Overrides {
+        state_dir: asked.state.state_dir,
+        root_user: root_user()?,
+        ..Overrides::default()
+    };
+    // Without a file there is nothing to serve, which does not matter here.
+    let (state_dir, root, region) = match &asked.config {
+        Some(file) => {
+            let config = Config::load(Some(file), overrides)?;
+            (config.server.state_dir, config.auth.root, config.server.region)
+        }
+        None => (overrides.state_dir, None, "us-east-1".into()),
+    };
+    let keys = match root {
+        Some(root) => KeyPair {
+            access_key: root.access_key,
+            secret_key: root.secret_key,
+        },
+        None => StateDir::open(state_dir.as_deref(), &places())?.existing_keys()?,
+    };
+    print!("{}", banner::exports(Some(&keys), None, &region));
+    Ok(ExitCode::SUCCESS)
+}
+
+impl Options {
+    /// Neither a file nor anything to serve is named.
+    fn names_nothing(&self) -> bool {
+        self.config.is_none() && self.root.is_none() && self.bucket.is_empty()
+    }
+
+    fn into_overrides(self, directories: Vec<PathBuf>) -> Result<Overrides, String> {
+        Ok(Overrides {
+            directories,
+            buckets: self.bucket,
+            root: self.root,
+            listen: self.listen,
+            domains: self.domain,
+            auth: if self.no_auth { Some(false) } else { self.auth },
+            region: self.region,
+            durability: self.durability,
+            threads: self.threads,
+            state_dir: self.state.state_dir,
+            log_level: env::var("LOBOS_LOG").ok(),
+            root_user: root_user()?,
+        })
+    }
+}
+
+/// The root user from the environment, under Lobos' names or MinIO's.
+fn root_user() -> Result<Option<(String, SecretText)>, String> {
+    for (user, password) in [
+        ("LOBOS_ROOT_USER", "LOBOS_ROOT_PASSWORD"),
+        ("MINIO_ROOT_USER", "MINIO_ROOT_PASSWORD"),
+    ] {
+        let get = |name| env::var(name).ok().filter(|value| !value.is_empty());
+        match (get(user), get(password)) {
+            (Some(user), Some(secret)) => return Ok(Some((user, SecretText::new(secret)))),
+            (None, None) => {}
+            (Some(_), None) => return Err(format!("{user} is set and {password} is not; set both")),
+            (None, Some(_)) => return Err(format!("{password} is set and {user} is not; set both")),
+        }
+    }
+    Ok(None)
+}
+
+fn places() -> Places {
+    let path = |name| env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    Places {
+        xdg_state_home: path("XDG_STATE_HOME"),
+        home: path("HOME"),
+    }
+}
+
+/// Logs go to standard error; panics too, with their place.
+fn start_log(log: &Log) -> Result<(), String> {
+    let filter = log_filter(log)?;
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(io::stderr)
+        .with_ansi(io::stderr().is_terminal());
+    let started = match log.format {
+        LogFormat::Text => builder.try_init(),
+        LogFormat::Json => builder.json().try_init(),
+    };
+    std::panic::set_hook(Box::new(|info| {
+        let place = info.location().map(ToString::to_string).unwrap_or_default();
+        tracing::error!(%place, "panic: {}", info.payload_as_str().unwrap_or("without words"));
+    }));
+    started.map_err(|error| error.to_string())
+}
+
+fn log_filter(log: &Log) -> Result<EnvFilter, String> {
+    EnvFilter::try_new(&log.level).map_err(|error| {
+        format!(
+            "the log level `{}` cannot be read: {error}; write error, warn, info, debug or trace",
+            log.level
+        )
+    })
+}
+
+fn name_and_directory(text: &str) -> Result<(String, PathBuf), String> {
+    match text.split_once('=') {
+        Some((name, dir)) if !name.is_empty() && !dir.is_empty() => Ok((name.into(), dir.into())),
+        _ => Err("write NAME=DIR, such as photos=./My Photos".to_owned()),
+    }
+}
+
+fn durability(text: &str) -> Result<Durability, String> {
+    match text {
+        "strict" => Ok(Durability::Strict),
+        "relaxed" => Ok(Durability::Relaxed),
+        _ => Err("it is `strict` or `relaxed`".to_owned()),
+    }
+}
