@@ -56,7 +56,11 @@ pub fn for_people(facts: &Facts) -> String {
         let _ = writeln!(text, "  {name:<11} {value}");
     };
     fact("Endpoint", &endpoint(facts).unwrap_or_default());
-    for address in facts.listeners.iter().skip(usize::from(endpoint(facts).is_some())) {
+    for address in facts
+        .listeners
+        .iter()
+        .skip(usize::from(endpoint(facts).is_some()))
+    {
         fact("", &address.name);
     }
     if let Some(root) = &facts.root {
@@ -65,16 +69,32 @@ pub fn for_people(facts: &Facts) -> String {
     for bucket in &facts.buckets {
         let free = size_text(bucket.free_bytes);
         let lacks = lacks_text(bucket);
-        fact("Bucket", &format!("{}  {}  ({free} free{lacks})", bucket.name, bucket.directory.display()));
+        fact(
+            "Bucket",
+            &format!(
+                "{}  {}  ({free} free{lacks})",
+                bucket.name,
+                bucket.directory.display()
+            ),
+        );
     }
     fact("Durability", facts.durability.as_str());
     match &facts.access {
-        Access::Open => fact("Access", "open: everybody on this machine may read and write"),
+        Access::Open => fact(
+            "Access",
+            "open: everybody on this machine may read and write",
+        ),
         Access::Generated { file, .. } => {
-            fact("Access", &format!("signed requests; the keys are in {}", file.display()));
+            fact(
+                "Access",
+                &format!("signed requests; the keys are in {}", file.display()),
+            );
         }
         Access::Configured { access_key } => {
-            fact("Access", &format!("signed requests; the root user's access key is {access_key}"));
+            fact(
+                "Access",
+                &format!("signed requests; the root user's access key is {access_key}"),
+            );
         }
     }
     text.push('\n');
@@ -98,10 +118,19 @@ pub fn for_programs(facts: &Facts) -> String {
         line("root", &root.display().to_string());
     }
     for bucket in &facts.buckets {
-        line("bucket", &format!("{} {}", bucket.name, bucket.directory.display()));
-        line("free_bytes", &format!("{} {}", bucket.name, bucket.free_bytes));
+        line(
+            "bucket",
+            &format!("{} {}", bucket.name, bucket.directory.display()),
+        );
+        line(
+            "free_bytes",
+            &format!("{} {}", bucket.name, bucket.free_bytes),
+        );
         if !bucket.lacks.is_empty() {
-            line("lacks", &format!("{} {}", bucket.name, bucket.lacks.join(", ")));
+            line(
+                "lacks",
+                &format!("{} {}", bucket.name, bucket.lacks.join(", ")),
+            );
         }
     }
     line("durability", facts.durability.as_str());
@@ -156,7 +185,10 @@ fn paste_block(facts: &Facts) -> String {
     if endpoint.is_none() {
         let socket = facts.listeners.first().map(|address| address.name.as_str());
         let path = socket.unwrap_or_default().trim_start_matches("unix:");
-        return format!("curl --unix-socket {} http://localhost/-/healthz\n", shell_quoted(path));
+        return format!(
+            "curl --unix-socket {} http://localhost/-/healthz\n",
+            shell_quoted(path)
+        );
     }
     let mut text = match &facts.access {
         Access::Open => exports(None, endpoint.as_deref(), &facts.region),
@@ -188,7 +220,11 @@ fn starting_lines(facts: &Facts) -> String {
     };
     for address in &facts.listeners {
         for name in &names {
-            let _ = writeln!(text, "Starting S3 HTTP server for bucket {name} at {}", address.name);
+            let _ = writeln!(
+                text,
+                "Starting S3 HTTP server for bucket {name} at {}",
+                address.name
+            );
         }
     }
     text

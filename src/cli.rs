@@ -52,7 +52,13 @@ struct Serve {
 #[derive(Debug, Args)]
 struct Options {
     /// Configuration file; what is given here or in the environment wins over it
-    #[arg(short, long, value_name = "FILE", env = "LOBOS_CONFIG", hide_env_values = true)]
+    #[arg(
+        short,
+        long,
+        value_name = "FILE",
+        env = "LOBOS_CONFIG",
+        hide_env_values = true
+    )]
     config: Option<PathBuf>,
 
     /// Serve a directory as the bucket NAME; may be repeated
@@ -65,13 +71,23 @@ struct Options {
     root: Option<PathBuf>,
 
     /// Where to listen, ADDR:PORT or unix:PATH; may be repeated [default: 127.0.0.1:8080]
-    #[arg(long, value_name = "ADDR:PORT", env = "LOBOS_LISTEN", hide_env_values = true,
-          value_delimiter = ',')]
+    #[arg(
+        long,
+        value_name = "ADDR:PORT",
+        env = "LOBOS_LISTEN",
+        hide_env_values = true,
+        value_delimiter = ','
+    )]
     listen: Vec<Listen>,
 
     /// A domain whose sub-domains are buckets; may be repeated
-    #[arg(long, value_name = "NAME", env = "LOBOS_DOMAIN", hide_env_values = true,
-          value_delimiter = ',')]
+    #[arg(
+        long,
+        value_name = "NAME",
+        env = "LOBOS_DOMAIN",
+        hide_env_values = true,
+        value_delimiter = ','
+    )]
     domain: Vec<String>,
 
     /// Ask for signed requests (the default)
@@ -85,7 +101,12 @@ struct Options {
     no_auth: bool,
 
     /// The region that clients are told [default: us-east-1]
-    #[arg(long, value_name = "NAME", env = "LOBOS_REGION", hide_env_values = true)]
+    #[arg(
+        long,
+        value_name = "NAME",
+        env = "LOBOS_REGION",
+        hide_env_values = true
+    )]
     region: Option<String>,
 
     /// When a write is answered: `strict` or `relaxed` [default: strict]
@@ -108,21 +129,38 @@ struct Options {
 #[derive(Debug, Args)]
 struct State {
     /// Where the generated keys are kept [default: ~/.local/state/lobos]
-    #[arg(long, value_name = "DIR", env = "LOBOS_STATE_DIR", hide_env_values = true)]
+    #[arg(
+        long,
+        value_name = "DIR",
+        env = "LOBOS_STATE_DIR",
+        hide_env_values = true
+    )]
     state_dir: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]
 struct Check {
     /// Configuration file
-    #[arg(short, long, value_name = "FILE", env = "LOBOS_CONFIG", hide_env_values = true)]
+    #[arg(
+        short,
+        long,
+        value_name = "FILE",
+        env = "LOBOS_CONFIG",
+        hide_env_values = true
+    )]
     config: PathBuf,
 }
 
 #[derive(Debug, Args)]
 struct Credentials {
     /// Configuration file
-    #[arg(short, long, value_name = "FILE", env = "LOBOS_CONFIG", hide_env_values = true)]
+    #[arg(
+        short,
+        long,
+        value_name = "FILE",
+        env = "LOBOS_CONFIG",
+        hide_env_values = true
+    )]
     config: Option<PathBuf>,
 
     #[command(flatten)]
@@ -212,7 +250,11 @@ fn credentials(asked: Credentials) -> Done {
     let (state_dir, root, region) = match &asked.config {
         Some(file) => {
             let config = Config::load(Some(file), overrides)?;
-            (config.server.state_dir, config.auth.root, config.server.region)
+            (
+                config.server.state_dir,
+                config.auth.root,
+                config.server.region,
+            )
         }
         None => (overrides.state_dir, None, "us-east-1".into()),
     };
@@ -261,15 +303,23 @@ fn root_user() -> Result<Option<(String, SecretText)>, String> {
         match (get(user), get(password)) {
             (Some(user), Some(secret)) => return Ok(Some((user, SecretText::new(secret)))),
             (None, None) => {}
-            (Some(_), None) => return Err(format!("{user} is set and {password} is not; set both")),
-            (None, Some(_)) => return Err(format!("{password} is set and {user} is not; set both")),
+            (Some(_), None) => {
+                return Err(format!("{user} is set and {password} is not; set both"));
+            }
+            (None, Some(_)) => {
+                return Err(format!("{password} is set and {user} is not; set both"));
+            }
         }
     }
     Ok(None)
 }
 
 fn places() -> Places {
-    let path = |name| env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    let path = |name| {
+        env::var_os(name)
+            .filter(|value| !value.is_empty())
+            .map(PathBuf::from)
+    };
     Places {
         xdg_state_home: path("XDG_STATE_HOME"),
         home: path("HOME"),

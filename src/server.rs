@@ -128,7 +128,11 @@ fn users(
             (keyless, Access::Open)
         }
     };
-    let access = if config.server.auth { access } else { Access::Open };
+    let access = if config.server.auth {
+        access
+    } else {
+        Access::Open
+    };
     let user = |user: &config::User, root| User {
         name: user.name.clone(),
         id: user.id.clone(),
