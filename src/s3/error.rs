@@ -16,6 +16,8 @@ pub struct S3Error {
     pub details: Vec<(&'static str, String)>,
     /// Further headers of the reply: `("x-amz-delete-marker", "true")`.
     pub headers: Vec<(http::HeaderName, http::HeaderValue)>,
+    /// What really happened, for the log only: it may speak of the operating system.
+    pub cause: Option<EngineError>,
 }
 
 impl S3Error {
@@ -30,6 +32,7 @@ impl S3Error {
             message: message.into(),
             details: Vec::new(),
             headers: Vec::new(),
+            cause: None,
         }
     }
 
@@ -59,7 +62,11 @@ impl S3Error {
 
 impl fmt::Display for S3Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}", self.code.as_str(), self.message)
+        write!(f, "{}: {}", self.code.as_str(), self.message)?;
+        match &self.cause {
+            None => Ok(()),
+            Some(cause) => write!(f, " ({cause})"),
+        }
     }
 }
 
@@ -104,7 +111,9 @@ impl From<EngineError> for S3Error {
                 format!("The storage of this bucket is not available: {why}."),
             ),
             EngineError::Changed | EngineError::Corrupt { .. } | EngineError::Io { .. } => {
-                Self::new(Code::InternalError)
+                let mut answer = Self::new(Code::InternalError);
+                answer.cause = Some(error);
+                answer
             }
         }
     }
