@@ -363,3 +363,184 @@ const ALGORITHMS: [ChecksumAlgorithm; 5] = [
     ChecksumAlgorithm::Sha1,
     ChecksumAlgorithm::Sha256,
 ];
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn digest_of(algorithm: ChecksumAlgorithm, bytes: &[u8]) -> Box<[u8]> {
+        let mut hasher = Hasher::new(algorithm);
+        bytes.chunks(7).for_each(|piece| hasher.update(piece));
+        hasher.finalize()
+    }
+
+    fn headers(pairs: &[(&'static str, &str)]) -> HeaderMap {
+        pairs
+            .iter()
+            .map(|(name, value)| (http::HeaderName::from_static(name), value.parse().unwrap()))
+            .collect()
+    }
+
+    /// The check values of the CRC catalogue, and FIPS 180's for the SHAs.
+    #[test]
+    fn known_digests() {
+        let hex = |algorithm, text: &str| {
+            let digest = digest_of(algorithm, text.as_bytes());
+            digest
+                .iter()
+                .map(|byte| format!("{byte:02x}"))
+                .collect::<String>()
+        };
+        assert_eq!(hex(ChecksumAlgorithm::Crc32, "123456789"), "cbf43926");
+        assert_eq!(hex(ChecksumAlgorithm::Crc32c, "123456789"), "e3069283");
+        assert_eq!(
+            hex(ChecksumAlgorithm::Crc64nvme, "123456789"),
+            "ae8b14860a799888"
+        );
+        assert_eq!(
+            hex(ChecksumAlgorithm::Sha1, "abc"),
+            "a9993e364706816aba3e25717850c26c9cd0d89d"
+        );
+        assert_eq!(
+            hex(ChecksumAlgorithm::Sha256, "abc"),
+            "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+        );
+    }
+
+    #[test]
+    fn names_lead_back_to_their_algorithm() {
+        for algorithm in ALGORITHMS {
+            assert_eq!(
+                algorithm_by_name(algorithm_name(algorithm)),
+                Some(algorithm)
+            );
+            assert_eq!(algorithm_by_header(header_name(algorithm)), Some(algorithm));
+            assert_eq!(digest_of(algorithm, b"").len(), digest_bytes(algorithm));
+        }
+        assert_eq!(
+            algorithm_by_name("crc64nvme"),
+            Some(ChecksumAlgorithm::Crc64nvme)
+        );
+        assert_eq!(algorithm_by_name("MD5"), None);
+    }
+
+    #[test]
+    fn values_are_parsed_strictly() {
+        let crc = |text| parse(ChecksumAlgorithm::Crc32, text);
+        assert_eq!(crc("y/Q5Jg=="), Some([0xcb, 0xf4, 0x39, 0x26].into()));
+        for wrong in [
+            "",
+            "y/Q5Jg",
+            "y/Q5Jg=",
+            "y_Q5Jg==",
+            "y/Q5Jh==",
+            "y/Q5JgA=",
+            " y/Q5Jg==",
+            "cbf43926",
+        ] {
+            assert_eq!(crc(wrong), None, "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn one_checksum_header_is_read_and_others_are_refused_by_name() {
+        let given = |pairs: &[_]| from_headers(&headers(pairs));
+        let crc32 = ("x-amz-checksum-crc32", "y/Q5Jg==");
+        assert_eq!(given(&[("x-amz-date", "x")]).unwrap(), None);
+        assert_eq!(given(&[("x-amz-checksum-mode", "ENABLED")]).unwrap(), None);
+        let one = given(&[crc32, ("x-amz-checksum-type", "FULL_OBJECT")])
+            .unwrap()
+            .unwrap();
+        assert_eq!((one.algorithm, one.parts), (ChecksumAlgorithm::Crc32, None));
+        let composite = given(&[("x-amz-checksum-crc32", "y/Q5Jg==-3")])
+            .unwrap()
+            .unwrap();
+        assert_eq!(composite.parts, Some(3));
+        for (pairs, name) in [
+            (
+                &[crc32, ("x-amz-checksum-sha1", "x")][..],
+                "Multiple checksum Types",
+            ),
+            (&[crc32, crc32], "Multiple checksum Types"),
+            (&[("x-amz-checksum-xxhash3", "x")], "x-amz-checksum-xxhash3"),
+            (
+                &[("x-amz-checksum-crc32", "y/Q5Jg")],
+                "x-amz-checksum-crc32",
+            ),
+            (
+                &[("x-amz-checksum-crc32", "y/Q5Jg==-x")],
+                "x-amz-checksum-crc32",
+            ),
+        ] {
+            let error = given(pairs).unwrap_err();
+            assert_eq!(error.code, Code::InvalidRequest);
+            assert!(error.message.contains(name), "{error}");
+        }
+    }
+
+    /// "Checking object integrity" of S3's user guide: a composite is the checksum of the parts'
+    /// checksums, and an ETag the MD5 of their MD5s.
+    #[test]
+    fn composites_are_digests_of_digests() {
+        let parts: [&[u8]; 2] = [b"hello ", b"world"];
+        for algorithm in ALGORITHMS {
+            let digests = parts.map(|part| digest_of(algorithm, part));
+            let parts = digests.iter().map(|digest| PartDigest {
+                digest,
+                size_bytes: 6,
+            });
+            let made = of_parts(algorithm, ChecksumKind::Composite, parts);
+            if algorithm == ChecksumAlgorithm::Crc64nvme {
+                assert_eq!(made, None);
+                continue;
+            }
+            let made = made.unwrap();
+            assert_eq!(made.digest, digest_of(algorithm, &digests.concat()));
+            assert!(format(&made, 2).ends_with("=-2"));
+        }
+        let etags = parts.map(|part| ETag::from_md5(Md5::digest(part).into()));
+        // md5(md5("hello ") + md5("world")).
+        let expected = "e09e4fd6265b36115fe3db32df945d84-2";
+        assert_eq!(etag_of_parts(&etags).unwrap().as_str(), expected);
+        assert_eq!(etag_of_parts([&ETag::new("abc-2")]), None);
+    }
+
+    #[test]
+    fn digests_of_another_length_are_not_combined() {
+        for kind in [ChecksumKind::Composite, ChecksumKind::FullObject] {
+            let part = PartDigest {
+                digest: &[1, 2, 3],
+                size_bytes: 1,
+            };
+            assert_eq!(of_parts(ChecksumAlgorithm::Crc32, kind, [part]), None);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn the_crc_of_an_object_is_combined_from_its_parts(
+            parts in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..300), 0..6),
+        ) {
+            for algorithm in
+                [ChecksumAlgorithm::Crc32, ChecksumAlgorithm::Crc32c, ChecksumAlgorithm::Crc64nvme]
+            {
+                let digests: Vec<_> =
+                    parts.iter().map(|part| (digest_of(algorithm, part), part.len() as u64)).collect();
+                let digests = digests
+                    .iter()
+                    .map(|(digest, size_bytes)| PartDigest { digest, size_bytes: *size_bytes });
+                let made = of_parts(algorithm, ChecksumKind::FullObject, digests).unwrap();
+                prop_assert_eq!(made.digest, digest_of(algorithm, &parts.concat()));
+            }
+        }
+
+        #[test]
+        fn hexadecimal_digits_lead_back_to_their_bytes(bytes in any::<[u8; 8]>()) {
+            let text: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+            prop_assert_eq!(unhex::<8>(&text), Some(bytes));
+            prop_assert_eq!(unhex::<7>(&text), None);
+        }
+    }
+}

@@ -523,3 +523,6 @@ fn broken_body(error: &(dyn StdError + 'static)) -> S3Error {
         Code::IncompleteBody.into()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -14,3 +14,6 @@ mod users;
 pub use chunked::{ChunkDecoder, ChunkFault, ChunkSigner, Step, TrailerLine};
 pub use gate::{Authenticated, Gate, GateSettings, PayloadSpec};
 pub use users::{DuplicateKey, Identity, Secret, User, Users};
+
+#[cfg(test)]
+mod tests;
