@@ -2,7 +2,10 @@
 //!
 //! The requests are the published examples of AWS's documentation, so that nothing here signs.
 
-#![expect(clippy::expect_used, reason = "a bench that cannot be set up has nothing to tell")]
+#![expect(
+    clippy::expect_used,
+    reason = "a bench that cannot be set up has nothing to tell"
+)]
 
 use std::hint::black_box;
 use std::sync::Arc;

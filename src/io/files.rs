@@ -551,21 +551,65 @@ pub(crate) fn folds_names(dir: impl AsFd) -> bool {
 /// The names in a directory, `.` and `..` left out, in no order; those that are not UTF-8 are
 /// counted.
 pub(crate) fn names(dir: impl AsFd) -> Result<Names, Errno> {
+    let mut names = Vec::new();
+    let unreadable = each_name(dir, |name, kind| names.push((name.into(), kind)))?;
+    Ok(Names { names, unreadable })
+}
+
+/// Calls `each` with every name in a directory, `.` and `..` left out, in no order, and its kind
+/// where the file system says it. Gives the number of names that are not UTF-8.
+pub(crate) fn each_name(
+    dir: impl AsFd,
+    mut each: impl FnMut(&str, Option<Kind>),
+) -> Result<usize, Errno> {
+    let mut unreadable = 0;
+    find_name(dir, usize::MAX, |name, kind| {
+        match name {
+            Some(name) => each(name, kind),
+            None => unreadable += 1,
+        }
+        false
+    })?;
+    Ok(unreadable)
+}
+
+/// Whether `is_wanted` holds of any of the first few hundred names in a directory.
+pub(crate) fn some_name(
+    dir: impl AsFd,
+    mut is_wanted: impl FnMut(&str, Option<Kind>) -> bool,
+) -> Result<bool, Errno> {
+    find_name(dir, SOME_NAMES, |name, kind| {
+        name.is_some_and(|name| is_wanted(name, kind))
+    })
+}
+
+/// Calls `is_wanted` with up to `names_max` names (`None`: not UTF-8) until it says so.
+fn find_name(
+    dir: impl AsFd,
+    names_max: usize,
+    mut is_wanted: impl FnMut(Option<&str>, Option<Kind>) -> bool,
+) -> Result<bool, Errno> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     // A descriptor of its own: the position belongs to the open file description.
     let own = retry(|| rustix::fs::openat(dir.as_fd(), ".", flags, Mode::empty()))?;
     let mut buffer = Vec::with_capacity(DIRECTORY_BUFFER_BYTES);
     let mut reader = rustix::fs::RawDir::new(own, buffer.spare_capacity_mut());
-    let mut names = Names::default();
+    let mut left = names_max;
     while let Some(entry) = reader.next() {
         let entry = entry?;
-        match entry.file_name().to_str() {
-            Ok("." | "..") => {}
-            Ok(name) => names.names.push((name.into(), kind_of(entry.file_type()))),
-            Err(_) => names.unreadable += 1,
+        let name = entry.file_name().to_str().ok();
+        if matches!(name, Some("." | "..")) {
+            continue;
+        }
+        if is_wanted(name, kind_of(entry.file_type())) {
+            return Ok(true);
+        }
+        left -= 1;
+        if left == 0 {
+            break;
         }
     }
-    Ok(names)
+    Ok(false)
 }
 
 /// What [`names`] found.
@@ -629,4 +673,6 @@ const ATTRIBUTE_BYTES_MAX: usize = 64 << 10;
 const COPY_STEP_BYTES: u64 = 256 << 20;
 /// FS_CASEFOLD_FL of Linux.
 const CASEFOLD_FLAG: u32 = 0x4000_0000;
+/// Names that fill about one buffer.
+const SOME_NAMES: usize = 1000;
 const DIRECTORY_BUFFER_BYTES: usize = 32 << 10;

@@ -15,6 +15,7 @@ use super::config::ConfigCell;
 use super::faults::Doing;
 use super::lock::LocalLocks;
 use super::probe::Traits;
+use super::scan::Listings;
 use super::scratch::Home;
 use super::sync::DirSyncs;
 use crate::clock::{Clock, Entropy};
@@ -58,6 +59,7 @@ pub(super) struct Shared {
     pub(super) clock: Clock,
     pub(super) entropy: Entropy,
     pub(super) cache: Option<Cache>,
+    pub(super) listings: Listings,
     pub(super) buffers: Pool,
     pub(super) next_bucket: AtomicU32,
 }

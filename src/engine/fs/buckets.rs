@@ -11,9 +11,11 @@ use rustix::io::Errno;
 use super::bucket::{Anchor, FsBucket, Shared};
 use super::cache::Cache;
 use super::faults::{Doing, fault, off_shard};
+use super::names::NameKind;
+use super::scan::Listings;
 use super::scratch::{Home, is_safe, remove_tree};
 use super::walk::is_absent;
-use super::{RESERVED, config, overlay};
+use super::{RESERVED, config};
 use crate::clock::{Clock, Entropy};
 use crate::engine::{BucketConfig, BucketInfo, BucketName, Durability, EngineError};
 use crate::io::buf::Pool;
@@ -131,6 +133,7 @@ impl FsEngine {
     /// device and inode), and a `.lobos/` that others could have tampered with. Blocks; called
     /// once at start.
     pub fn open(settings: FsSettings, clock: Clock, entropy: Entropy) -> Result<Self, FsOpenError> {
+        let listings_bytes = settings.cache_bytes / 4;
         let shared = Arc::new(Shared {
             durability: settings.durability,
             symlinks: settings.symlinks,
@@ -140,7 +143,8 @@ impl FsEngine {
             upload_expiry: settings.upload_expiry,
             clock,
             entropy,
-            cache: Cache::new(settings.cache_bytes),
+            cache: Cache::new(settings.cache_bytes - listings_bytes),
+            listings: Listings::new(listings_bytes),
             buffers: Pool::new(IDLE_BUFFERS_MAX),
             next_bucket: std::sync::atomic::AtomicU32::new(0),
         });
@@ -510,10 +514,10 @@ fn is_empty(bucket: &FsBucket) -> Result<bool, EngineError> {
     }
     let mut pending = vec![String::new()];
     while let Some(prefix) = pending.pop() {
-        for name in bucket.overlay_level(&prefix).doing(DOING)? {
+        for name in bucket.overlay_level(&prefix).doing(DOING)?.names.iter() {
             match name.kind {
-                overlay::NameKind::Key => return Ok(false),
-                overlay::NameKind::Directory => pending.push(format!("{prefix}{}/", name.segment)),
+                NameKind::File | NameKind::Link => return Ok(false),
+                NameKind::Directory => pending.push(format!("{prefix}{}/", name.text)),
             }
         }
     }

@@ -18,6 +18,7 @@ use rustix::fs::OFlags;
 use rustix::io::Errno;
 
 use super::bucket::FsBucket;
+use super::names::{NameKind, Names, NamesBuilder};
 use super::walk::is_absent;
 use crate::engine::ObjectKey;
 use crate::io::files;
@@ -53,28 +54,20 @@ pub(super) fn directory(prefix: &str) -> String {
     path
 }
 
-/// One name at one level of the overlay.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Name {
-    pub(super) segment: Box<str>,
-    pub(super) kind: NameKind,
-    /// Its file or directory, relative to the directory of the level.
-    pub(super) path: Box<str>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum NameKind {
-    /// The key `<prefix><segment>`.
-    Key,
-    /// Keys that start with `<prefix><segment>/`.
-    Directory,
+/// What is directly below one prefix in the overlay.
+#[derive(Debug)]
+pub(super) struct OverlayLevel {
+    pub(super) names: Names,
+    /// There are chunks: some of the names lie in directories below that of the prefix.
+    pub(super) has_chunks: bool,
 }
 
 impl FsBucket {
-    /// The names directly below `prefix` (empty, or ending in `/`) in the overlay, in the order of
-    /// the keys' bytes: a directory sorts as its segment and `/`. Empty where there is none.
-    pub(super) fn overlay_level(&self, prefix: &str) -> Result<Vec<Name>, Errno> {
-        let mut names = Vec::new();
+    /// The names directly below `prefix` (empty, or ending in `/`) in the overlay. Empty where
+    /// there is none.
+    pub(super) fn overlay_level(&self, prefix: &str) -> Result<OverlayLevel, Errno> {
+        let mut names = NamesBuilder::default();
+        let mut has_chunks = false;
         let top = directory(prefix);
         let mut pending = vec![(String::new(), Vec::new())];
         while let Some((below, head)) = pending.pop() {
@@ -84,40 +77,32 @@ impl FsBucket {
                 Err(errno) if is_absent(errno) => continue,
                 Err(errno) => return Err(errno),
             };
-            for (name, _) in files::names(&dir)?.names {
-                let Some((letter, bytes)) = decode_name(&name) else {
-                    continue;
+            let mut is_full = false;
+            files::each_name(&dir, |name, _| {
+                let Some((letter, bytes)) = decode_name(name) else {
+                    return;
                 };
-                let path = join(&below, &name);
                 let mut raw = head.clone();
                 raw.extend_from_slice(&bytes);
                 let kind = match letter {
-                    'c' => {
-                        pending.push((path, raw));
-                        continue;
-                    }
+                    'c' => return pending.push((join(&below, name), raw)),
                     'd' => NameKind::Directory,
-                    _ => NameKind::Key,
+                    _ => NameKind::File,
                 };
                 // What is not UTF-8 was not written by this encoding.
                 if let Ok(segment) = String::from_utf8(raw) {
-                    names.push(Name {
-                        segment: segment.into(),
-                        kind,
-                        path: path.into(),
-                    });
+                    is_full |= !names.push(&segment, kind);
                 }
+            })?;
+            has_chunks |= !pending.is_empty();
+            if is_full {
+                return Err(Errno::NOMEM);
             }
         }
-        names.sort_unstable_by(|a, b| a.order().cmp(b.order()));
-        Ok(names)
-    }
-}
-
-impl Name {
-    fn order(&self) -> impl Iterator<Item = u8> + '_ {
-        let slash = (self.kind == NameKind::Directory).then_some(b'/');
-        self.segment.bytes().chain(slash)
+        Ok(OverlayLevel {
+            names: names.build(),
+            has_chunks,
+        })
     }
 }
 

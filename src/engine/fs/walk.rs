@@ -16,6 +16,7 @@ use crate::io::files::{self, Kind, Stat};
 pub(super) struct Pinned {
     pub(super) file: OwnedFd,
     pub(super) stat: Stat,
+    pub(super) place: Place,
     /// The key's own name is a symbolic link; the file lies elsewhere in the bucket.
     pub(super) linked: bool,
 }
@@ -54,6 +55,7 @@ impl FsBucket {
             Ok((file, stat)) if stat.kind() == Kind::File => Ok(Some(Pinned {
                 file,
                 stat,
+                place: Place::Overlay,
                 linked: false,
             })),
             Ok(_) => Ok(None),
@@ -71,6 +73,7 @@ impl FsBucket {
             Kind::File => Ok(Pinned {
                 file,
                 stat,
+                place: Place::Tree,
                 linked: false,
             }),
             Kind::Link => self.follow(path, file, patience),
@@ -112,6 +115,7 @@ impl FsBucket {
                     return Ok(Pinned {
                         file,
                         stat,
+                        place: Place::Tree,
                         linked: true,
                     });
                 }

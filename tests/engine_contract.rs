@@ -1,0 +1,120 @@
+//! The engine contract (see `lobos::engine`), held against every engine by the same functions.
+//!
+//! A test is an async function that takes a [`Fixture`]: an engine with one empty bucket. The list
+//! at the end of this file runs each of them once per engine.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::cast_possible_truncation,
+    reason = "a test that fails may panic"
+)]
+
+#[path = "engine_contract/buckets.rs"]
+mod buckets;
+#[path = "engine_contract/conditions.rs"]
+mod conditions;
+#[path = "engine_contract/copies.rs"]
+mod copies;
+#[path = "engine_contract/fixture.rs"]
+mod fixture;
+#[path = "engine_contract/names.rs"]
+mod names;
+#[path = "engine_contract/objects.rs"]
+mod objects;
+#[path = "engine_contract/scans.rs"]
+mod scans;
+
+use fixture::{Fixture, block_on};
+
+/// Makes `#[test]`s named `<engine>::<module>::<test>`.
+macro_rules! on_every_engine {
+    ($($module:ident { $($test:ident)+ })+) => {
+        on_every_engine!(@engine fs $($module { $($test)+ })+);
+    };
+    (@engine $engine:ident $($module:ident { $($test:ident)+ })+) => {
+        mod $engine {
+            $(mod $module {
+                $(
+                    #[test]
+                    fn $test() {
+                        crate::block_on(async {
+                            let fixture = crate::Fixture::$engine().await;
+                            crate::$module::$test(fixture).await;
+                        });
+                    }
+                )+
+            })+
+        }
+    };
+}
+
+on_every_engine! {
+    objects {
+        what_was_put_is_got_whatever_its_size_and_pieces
+        a_range_gives_exactly_its_bytes
+        an_absent_key_is_no_such_key
+        an_entry_keeps_everything_the_commit_gave_it
+        large_metadata_is_kept
+        every_kind_of_checksum_is_kept
+        an_overwrite_replaces_bytes_and_metadata_together
+        a_reader_gives_the_bytes_that_were_current_when_it_was_opened
+        a_reader_sees_one_version_whole_while_others_overwrite
+        a_dropped_writer_leaves_nothing
+        a_dropped_writer_leaves_the_old_object
+        set_metadata_changes_metadata_and_time_alone
+        a_delete_says_what_it_found
+        everything_survives_a_restart
+        a_twin_engine_sees_every_change_at_once
+    }
+    conditions {
+        if_none_match_any_protects_what_is_there
+        if_match_asks_for_what_is_there
+        a_failed_precondition_changes_nothing
+        set_metadata_obeys_its_precondition
+        a_delete_obeys_its_precondition
+        of_32_racing_first_writers_exactly_one_wins
+        of_32_racing_first_writers_on_two_engines_exactly_one_wins
+        compare_and_swap_loses_no_update
+        of_racing_conditional_deletes_exactly_one_removes
+    }
+    copies {
+        append_from_copies_the_whole_of_another_entry
+        append_from_takes_exactly_the_range
+        append_from_joins_pieces_of_several_entries_and_bytes
+        an_entry_can_be_rewritten_from_itself
+        a_source_that_is_replaced_meanwhile_gives_its_old_bytes
+        append_from_works_across_buckets
+    }
+    buckets {
+        a_bucket_is_made_once_and_found
+        a_bucket_keeps_its_configuration
+        buckets_are_listed_by_name
+        a_bucket_with_an_object_is_not_deleted
+        a_bucket_is_deleted_when_its_objects_are_gone
+        a_bucket_that_does_not_exist_is_no_such_bucket
+        a_deleted_bucket_is_not_written_through_an_old_handle
+    }
+    names {
+        every_odd_key_lives_alone
+        odd_keys_live_beside_each_other
+        odd_keys_are_deleted_one_by_one
+        odd_keys_survive_overwrites_and_a_restart
+        a_key_and_keys_below_it_come_and_go_in_any_order
+        a_reserved_name_is_a_key_like_any_other
+        a_prefix_is_a_string_not_a_path
+    }
+    scans {
+        keys_come_in_the_order_of_their_bytes
+        a_listed_entry_is_the_one_that_head_gives
+        every_prefix_delimiter_and_resume_point_agrees_with_a_sorted_list
+        pages_of_any_size_join_to_the_whole
+        an_empty_limit_gives_an_empty_page
+        a_page_that_ends_with_the_last_item_is_not_truncated
+        a_common_prefix_is_resumed_after_all_its_keys
+        a_scan_sees_what_was_written_before_it_started
+        stable_keys_are_listed_once_while_others_come_and_go
+        many_keys_in_one_directory_are_listed
+    }
+}

@@ -1,0 +1,297 @@
+//! An engine with one empty bucket, and short words for what tests do with it.
+
+use std::future::Future;
+use std::path::Path;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use lobos::clock::{Clock, Entropy};
+use lobos::engine::fs::{FsEngine, FsSettings, Symlinks};
+use lobos::engine::{
+    Bucket, BucketConfig, BucketName, ByteStream, Commit, Deleted, Durability, ETag, Engine,
+    EngineError, Entry, Metadata, ObjectKey, Precondition, Range, Resume, ScanItem, ScanPlan,
+};
+use md5::{Digest as _, Md5};
+
+/// An engine at a place of its own, with one empty bucket named `bucket`.
+pub(crate) struct Fixture {
+    place: Place,
+    pub(crate) engine: Arc<Engine>,
+    pub(crate) bucket: Bucket,
+}
+
+/// Where an engine keeps its data, so that it can be opened again.
+enum Place {
+    Fs(tempfile::TempDir),
+}
+
+impl Fixture {
+    /// The filesystem engine on an empty root directory.
+    pub(crate) async fn fs() -> Self {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        Self::at(Place::Fs(directory)).await
+    }
+
+    /// The same place after the engine was dropped and opened again.
+    pub(crate) async fn reopen(self) -> Self {
+        let Self {
+            place,
+            engine,
+            bucket,
+        } = self;
+        drop(bucket);
+        drop(engine);
+        let engine = Arc::new(place.open());
+        let bucket = engine.bucket(&bucket_name("bucket")).await.unwrap();
+        Self {
+            place,
+            engine,
+            bucket,
+        }
+    }
+
+    /// A second engine on the same place, where an engine allows that.
+    pub(crate) fn twin(&self) -> Option<Arc<Engine>> {
+        match &self.place {
+            Place::Fs(_) => Some(Arc::new(self.place.open())),
+        }
+    }
+
+    async fn at(place: Place) -> Self {
+        let engine = Arc::new(place.open());
+        let name = bucket_name("bucket");
+        engine.create_bucket(&name, bucket_config()).await.unwrap();
+        let bucket = engine.bucket(&name).await.unwrap();
+        Self {
+            place,
+            engine,
+            bucket,
+        }
+    }
+}
+
+impl Place {
+    fn open(&self) -> Engine {
+        match self {
+            Self::Fs(directory) => Engine::Fs(open_fs_root(directory.path())),
+        }
+    }
+}
+
+fn open_fs_root(root: &Path) -> FsEngine {
+    let settings = FsSettings {
+        buckets: Vec::new(),
+        root: Some(root.to_owned()),
+        durability: Durability::Relaxed,
+        symlinks: Symlinks::Inside,
+        file_mode: None,
+        dir_mode: None,
+        installation: [7; 16],
+        cache_bytes: 8 << 20,
+        upload_expiry: None,
+    };
+    FsEngine::open(settings, Clock::system(), Entropy::system()).expect("the root opens")
+}
+
+/// Runs a test the way a shard would: on one thread.
+pub(crate) fn block_on<T>(future: impl Future<Output = T>) -> T {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .expect("a runtime")
+        .block_on(future)
+}
+
+/// Runs `count` copies of `work` at once, each on a thread and a runtime of its own, and gives
+/// their results in order.
+pub(crate) async fn race<T, F>(count: usize, work: impl Fn(usize) -> F) -> Vec<T>
+where
+    T: Send + 'static,
+    F: Future<Output = T> + Send + 'static,
+{
+    let start = Arc::new(std::sync::Barrier::new(count));
+    let threads: Vec<_> = (0..count)
+        .map(|index| {
+            let (start, future) = (Arc::clone(&start), work(index));
+            std::thread::spawn(move || {
+                start.wait();
+                block_on(future)
+            })
+        })
+        .collect();
+    let join = move || {
+        threads
+            .into_iter()
+            .map(|thread| thread.join().expect("a racer panicked"))
+            .collect()
+    };
+    tokio::task::spawn_blocking(join).await.expect("the join")
+}
+
+pub(crate) fn bucket_name(name: &str) -> BucketName {
+    BucketName::parse(name).unwrap()
+}
+
+pub(crate) fn bucket_config() -> BucketConfig {
+    BucketConfig {
+        owner: Some("tester".into()),
+        created: Clock::system().now(),
+    }
+}
+
+pub(crate) fn key(raw: &str) -> ObjectKey {
+    ObjectKey::parse(raw).unwrap()
+}
+
+/// `size` bytes that differ by `seed` and by position.
+pub(crate) fn pattern(seed: u64, size: usize) -> Bytes {
+    let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ 0x5851_F42D_4C95_7F2D;
+    let mut bytes = Vec::with_capacity(size + 8);
+    while bytes.len() < size {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        bytes.extend_from_slice(&state.to_le_bytes());
+    }
+    bytes.truncate(size);
+    bytes.into()
+}
+
+pub(crate) fn etag(bytes: &[u8]) -> ETag {
+    ETag::from_md5(Md5::digest(bytes).into())
+}
+
+/// What a commit of these bytes says when nothing else is asked for.
+pub(crate) fn plain(bytes: &[u8]) -> Commit {
+    Commit {
+        etag: etag(bytes),
+        checksum: None,
+        metadata: Metadata::default(),
+        precondition: Precondition::default(),
+    }
+}
+
+/// Metadata that differs by `mark`.
+pub(crate) fn marked(mark: &str) -> Metadata {
+    Metadata {
+        content_type: Some(format!("text/{mark}").into()),
+        user: vec![("mark".into(), mark.into())],
+        ..Metadata::default()
+    }
+}
+
+pub(crate) async fn put(bucket: &Bucket, name: &str, bytes: &Bytes) -> Arc<Entry> {
+    put_with(bucket, name, bytes, plain(bytes))
+        .await
+        .unwrap_or_else(|error| panic!("put {name:?}: {error}"))
+}
+
+pub(crate) async fn put_with(
+    bucket: &Bucket,
+    name: &str,
+    bytes: &Bytes,
+    commit: Commit,
+) -> Result<Arc<Entry>, EngineError> {
+    let mut writer = bucket.begin(&key(name), Some(bytes.len() as u64)).await?;
+    if !bytes.is_empty() {
+        writer.append(bytes.clone()).await?;
+    }
+    writer.commit(commit).await
+}
+
+pub(crate) async fn head(bucket: &Bucket, name: &str) -> Result<Arc<Entry>, EngineError> {
+    bucket.head(&key(name)).await
+}
+
+/// The entry and all of its bytes.
+pub(crate) async fn get(bucket: &Bucket, name: &str) -> Result<(Arc<Entry>, Vec<u8>), EngineError> {
+    let reader = bucket.open(&key(name)).await?;
+    let entry = Arc::clone(reader.entry());
+    let bytes = collect(reader.read(whole(&entry))).await?;
+    Ok((entry, bytes))
+}
+
+pub(crate) fn whole(entry: &Entry) -> Range {
+    Range {
+        start_bytes: 0,
+        size_bytes: entry.size_bytes,
+    }
+}
+
+pub(crate) async fn collect(mut stream: ByteStream) -> Result<Vec<u8>, EngineError> {
+    let mut bytes = Vec::new();
+    while let Some(piece) = stream.next().await {
+        bytes.extend_from_slice(&piece?);
+    }
+    Ok(bytes)
+}
+
+/// Asserts that the key is there, whole, with exactly these bytes and their ETag.
+pub(crate) async fn assert_holds(bucket: &Bucket, name: &str, bytes: &[u8]) {
+    let (entry, got) = get(bucket, name)
+        .await
+        .unwrap_or_else(|error| panic!("get {name:?}: {error}"));
+    assert_eq!(entry.size_bytes, bytes.len() as u64, "size of {name:?}");
+    assert!(got == bytes, "bytes of {name:?}");
+    assert_eq!(entry.etag, etag(bytes), "ETag of {name:?}");
+    assert_eq!(head(bucket, name).await.unwrap(), entry, "head of {name:?}");
+}
+
+pub(crate) async fn assert_absent(bucket: &Bucket, name: &str) {
+    let answer = head(bucket, name).await;
+    assert!(
+        matches!(answer, Err(EngineError::NoSuchKey)),
+        "head {name:?}: {answer:?}"
+    );
+    let answer = bucket.open(&key(name)).await;
+    assert!(
+        matches!(answer, Err(EngineError::NoSuchKey)),
+        "open {name:?}: {answer:?}"
+    );
+}
+
+pub(crate) async fn delete(bucket: &Bucket, name: &str) -> Deleted {
+    bucket
+        .delete(&key(name), &Precondition::default())
+        .await
+        .unwrap_or_else(|error| panic!("delete {name:?}: {error}"))
+}
+
+/// All keys, page by page.
+pub(crate) async fn keys(bucket: &Bucket) -> Vec<String> {
+    scan_all(bucket, "", None, 1000).await
+}
+
+/// The names of all items that pages of `limit` give, common prefixes as they are.
+pub(crate) async fn scan_all(
+    bucket: &Bucket,
+    prefix: &str,
+    delimiter: Option<&str>,
+    limit: usize,
+) -> Vec<String> {
+    let mut names: Vec<String> = Vec::new();
+    let mut plan = ScanPlan {
+        prefix: prefix.into(),
+        delimiter: delimiter.map(Into::into),
+        after: None,
+        limit,
+    };
+    loop {
+        let page = bucket.scan(&plan).await.unwrap();
+        assert!(page.items.len() <= limit, "a page is longer than its limit");
+        names.extend(page.items.iter().map(|item| item.name().to_owned()));
+        plan.after = page.items.last().map(resume_after);
+        if !page.truncated {
+            return names;
+        }
+        assert!(!page.items.is_empty(), "a truncated page is empty");
+    }
+}
+
+/// Where a listing goes on after this item.
+pub(crate) fn resume_after(item: &ScanItem) -> Resume {
+    match item {
+        ScanItem::Object { key, .. } => Resume::Key(key.as_str().into()),
+        ScanItem::CommonPrefix(prefix) => Resume::Prefix(prefix.clone()),
+    }
+}

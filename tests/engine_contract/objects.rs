@@ -1,0 +1,387 @@
+//! Put, get, head, delete and metadata of single objects.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use lobos::engine::{
+    Checksum, ChecksumAlgorithm, ChecksumKind, Commit, Deleted, EngineError, Metadata,
+    Precondition, Range,
+};
+
+use crate::fixture::*;
+
+pub(crate) async fn what_was_put_is_got_whatever_its_size_and_pieces(f: Fixture) {
+    let mib = 1 << 20;
+    let sizes = [
+        0,
+        1,
+        511,
+        4095,
+        4096,
+        4097,
+        65535,
+        65536,
+        65537,
+        mib - 1,
+        mib,
+        mib + 1,
+        5 * mib,
+    ];
+    for (seed, size) in sizes.into_iter().enumerate() {
+        let bytes = pattern(seed as u64, size);
+        for piece in [1 << 30, 100_000, 65_536] {
+            for hint in [Some(size as u64), None] {
+                let mut writer = f.bucket.begin(&key("k"), hint).await.unwrap();
+                for start in (0..size).step_by(piece) {
+                    let end = size.min(start + piece);
+                    writer.append(bytes.slice(start..end)).await.unwrap();
+                }
+                let entry = writer.commit(plain(&bytes)).await.unwrap();
+                assert_eq!(entry.size_bytes, size as u64);
+                assert_eq!(head(&f.bucket, "k").await.unwrap(), entry);
+                assert_holds(&f.bucket, "k", &bytes).await;
+            }
+        }
+    }
+}
+
+pub(crate) async fn a_range_gives_exactly_its_bytes(f: Fixture) {
+    for size in [1, 10, 4096, 65_537, 3 << 20] {
+        let bytes = pattern(3, size);
+        put(&f.bucket, "k", &bytes).await;
+        let ranges = [
+            (0, 0),
+            (0, 1),
+            (0, size),
+            (size - 1, 1),
+            (size / 2, size - size / 2),
+            (size / 3, size / 3),
+        ];
+        for (start, length) in ranges {
+            let reader = f.bucket.open(&key("k")).await.unwrap();
+            let range = Range {
+                start_bytes: start as u64,
+                size_bytes: length as u64,
+            };
+            let got = collect(reader.read(range)).await.unwrap();
+            assert!(got == bytes[start..start + length], "{start}+{length}");
+        }
+    }
+}
+
+pub(crate) async fn an_absent_key_is_no_such_key(f: Fixture) {
+    put(&f.bucket, "dir/present", &pattern(0, 3)).await;
+    for name in ["absent", "dir", "dir/", "dir/absent", "dir/present/below"] {
+        assert_absent(&f.bucket, name).await;
+        let changed = f
+            .bucket
+            .set_metadata(&key(name), Metadata::default(), &Precondition::default())
+            .await;
+        assert!(matches!(changed, Err(EngineError::NoSuchKey)), "{name}");
+        assert_eq!(delete(&f.bucket, name).await, Deleted::Absent);
+    }
+    assert_eq!(keys(&f.bucket).await, ["dir/present"]);
+}
+
+pub(crate) async fn an_entry_keeps_everything_the_commit_gave_it(f: Fixture) {
+    let bytes = pattern(1, 1000);
+    let commit = Commit {
+        checksum: Some(crc32(1)),
+        metadata: full_metadata(),
+        ..plain(&bytes)
+    };
+    let before = unix_now();
+    let entry = put_with(&f.bucket, "k", &bytes, commit.clone())
+        .await
+        .unwrap();
+    let after = unix_now();
+    assert_eq!(entry.etag, commit.etag);
+    assert_eq!(entry.checksum, commit.checksum);
+    assert_eq!(entry.metadata, commit.metadata);
+    assert!(entry.parts.is_empty());
+    // The kernel stamps files with a clock that lags by up to one tick.
+    let modified = entry.modified.to_system_time();
+    assert!(modified + Duration::from_millis(50) >= before && modified <= after);
+    assert_eq!(head(&f.bucket, "k").await.unwrap(), entry);
+    let f = f.reopen().await;
+    assert_eq!(head(&f.bucket, "k").await.unwrap(), entry);
+}
+
+pub(crate) async fn large_metadata_is_kept(f: Fixture) {
+    let user = (0..40).map(|i| {
+        let value = format!("{i:02}").repeat(24);
+        (format!("n{i:02}").into(), value.into())
+    });
+    let metadata = Metadata {
+        user: user.collect(),
+        cache_control: Some("x".repeat(3000).into()),
+        content_disposition: Some("y".repeat(3000).into()),
+        ..full_metadata()
+    };
+    let bytes = pattern(1, 10);
+    let commit = Commit {
+        metadata: metadata.clone(),
+        ..plain(&bytes)
+    };
+    let entry = put_with(&f.bucket, "large", &bytes, commit).await.unwrap();
+    assert_eq!(entry.metadata, metadata);
+    put(&f.bucket, "small", &bytes).await;
+    let changed = f
+        .bucket
+        .set_metadata(&key("small"), metadata.clone(), &Precondition::default())
+        .await
+        .unwrap();
+    assert_eq!(changed.metadata, metadata);
+    let f = f.reopen().await;
+    assert_eq!(head(&f.bucket, "large").await.unwrap(), entry);
+    assert_eq!(head(&f.bucket, "small").await.unwrap(), changed);
+    assert_holds(&f.bucket, "large", &bytes).await;
+    // Back to little, and gone.
+    put(&f.bucket, "large", &bytes).await;
+    let entry = head(&f.bucket, "large").await.unwrap();
+    assert_eq!(entry.metadata, Metadata::default());
+    assert_eq!(delete(&f.bucket, "small").await, Deleted::Removed);
+    assert_absent(&f.bucket, "small").await;
+}
+
+pub(crate) async fn every_kind_of_checksum_is_kept(f: Fixture) {
+    let kinds = [
+        (ChecksumAlgorithm::Crc32, 4),
+        (ChecksumAlgorithm::Crc32c, 4),
+        (ChecksumAlgorithm::Crc64nvme, 8),
+        (ChecksumAlgorithm::Sha1, 20),
+        (ChecksumAlgorithm::Sha256, 32),
+    ];
+    let bytes = pattern(1, 100);
+    for (algorithm, size) in kinds {
+        for kind in [ChecksumKind::FullObject, ChecksumKind::Composite] {
+            let checksum = Checksum {
+                algorithm,
+                kind,
+                digest: pattern(9, size).to_vec().into(),
+            };
+            let commit = Commit {
+                checksum: Some(checksum.clone()),
+                ..plain(&bytes)
+            };
+            let entry = put_with(&f.bucket, "k", &bytes, commit).await.unwrap();
+            assert_eq!(entry.checksum.as_ref(), Some(&checksum));
+            let read = head(&f.bucket, "k").await.unwrap();
+            assert_eq!(read.checksum.as_ref(), Some(&checksum));
+        }
+    }
+}
+
+pub(crate) async fn an_overwrite_replaces_bytes_and_metadata_together(f: Fixture) {
+    let first = pattern(1, 5000);
+    let commit = Commit {
+        checksum: Some(crc32(1)),
+        metadata: full_metadata(),
+        ..plain(&first)
+    };
+    put_with(&f.bucket, "k", &first, commit).await.unwrap();
+    for (seed, size) in [(2, 5000), (3, 0), (4, 100_000), (5, 1)] {
+        let bytes = pattern(seed, size);
+        put(&f.bucket, "k", &bytes).await;
+        assert_holds(&f.bucket, "k", &bytes).await;
+        let entry = head(&f.bucket, "k").await.unwrap();
+        assert_eq!(entry.metadata, Metadata::default());
+        assert_eq!(entry.checksum, None);
+    }
+    assert_eq!(keys(&f.bucket).await, ["k"]);
+}
+
+pub(crate) async fn a_reader_gives_the_bytes_that_were_current_when_it_was_opened(f: Fixture) {
+    for size in [1, 4096, 3 << 20] {
+        let old = pattern(1, size);
+        put(&f.bucket, "k", &old).await;
+        let before_overwrite = f.bucket.open(&key("k")).await.unwrap();
+        let mut half_read = f.bucket.open(&key("k")).await.unwrap().read(Range {
+            start_bytes: 0,
+            size_bytes: size as u64,
+        });
+        let mut got = half_read.next().await.unwrap().unwrap().to_vec();
+        let new = pattern(2, size + 1);
+        put(&f.bucket, "k", &new).await;
+        got.extend(collect(half_read).await.unwrap());
+        assert!(got == old, "half read, {size} bytes");
+        let entry = Arc::clone(before_overwrite.entry());
+        assert_eq!(entry.etag, etag(&old));
+        let got = collect(before_overwrite.read(whole(&entry))).await.unwrap();
+        assert!(got == old, "opened before the overwrite, {size} bytes");
+
+        let before_delete = f.bucket.open(&key("k")).await.unwrap();
+        delete(&f.bucket, "k").await;
+        let entry = Arc::clone(before_delete.entry());
+        let got = collect(before_delete.read(whole(&entry))).await.unwrap();
+        assert!(got == new, "opened before the delete, {size} bytes");
+    }
+}
+
+pub(crate) async fn a_reader_sees_one_version_whole_while_others_overwrite(f: Fixture) {
+    let versions: Vec<_> = (0..8)
+        .map(|seed| pattern(seed, 10_000 + 30_000 * seed as usize))
+        .collect();
+    put(&f.bucket, "dir/k", &versions[0]).await;
+    let done = Arc::new(AtomicBool::new(false));
+    let (bucket, versions) = (f.bucket.clone(), Arc::new(versions));
+    let reads = race(4, |racer| {
+        let (bucket, versions, done) = (bucket.clone(), versions.clone(), done.clone());
+        async move {
+            let mut reads = 0;
+            if racer == 0 {
+                for round in 0..60 {
+                    let version = &versions[round % versions.len()];
+                    put(&bucket, "dir/k", version).await;
+                }
+                done.store(true, Ordering::Release);
+                return usize::MAX;
+            }
+            while !done.load(Ordering::Acquire) {
+                let (entry, bytes) = get(&bucket, "dir/k").await.unwrap();
+                assert_eq!(entry.etag, etag(&bytes), "a reader saw a mixture");
+                assert_eq!(entry.size_bytes, bytes.len() as u64);
+                reads += 1;
+            }
+            reads
+        }
+    })
+    .await;
+    assert!(reads.iter().all(|reads| *reads > 0));
+}
+
+pub(crate) async fn a_dropped_writer_leaves_nothing(f: Fixture) {
+    for name in ["k", "deep/er/k", "a//b"] {
+        for size in [0, 10, 1 << 20] {
+            let mut writer = f.bucket.begin(&key(name), None).await.unwrap();
+            writer.append(pattern(1, size)).await.unwrap();
+            drop(writer);
+            assert_absent(&f.bucket, name).await;
+        }
+    }
+    assert!(keys(&f.bucket).await.is_empty());
+    assert!(scan_all(&f.bucket, "", Some("/"), 10).await.is_empty());
+    let name = bucket_name("bucket");
+    f.engine.delete_bucket(&name).await.unwrap();
+}
+
+pub(crate) async fn a_dropped_writer_leaves_the_old_object(f: Fixture) {
+    let old = pattern(1, 1000);
+    put(&f.bucket, "k", &old).await;
+    let mut writer = f.bucket.begin(&key("k"), Some(5)).await.unwrap();
+    writer.append(pattern(2, 5)).await.unwrap();
+    assert_holds(&f.bucket, "k", &old).await;
+    drop(writer);
+    assert_holds(&f.bucket, "k", &old).await;
+    assert_holds(&f.reopen().await.bucket, "k", &old).await;
+}
+
+pub(crate) async fn set_metadata_changes_metadata_and_time_alone(f: Fixture) {
+    let bytes = pattern(1, 5000);
+    for name in ["dir/k", "dir", "a//b"] {
+        let commit = Commit {
+            checksum: Some(crc32(1)),
+            metadata: marked("old"),
+            ..plain(&bytes)
+        };
+        let old = put_with(&f.bucket, name, &bytes, commit).await.unwrap();
+        for metadata in [full_metadata(), Metadata::default(), marked("new")] {
+            let new = f
+                .bucket
+                .set_metadata(&key(name), metadata.clone(), &Precondition::default())
+                .await
+                .unwrap();
+            assert_eq!(new.metadata, metadata);
+            assert_eq!(new.etag, old.etag);
+            assert_eq!(new.size_bytes, old.size_bytes);
+            assert_eq!(new.checksum, old.checksum);
+            assert!(new.modified >= old.modified);
+            assert_eq!(head(&f.bucket, name).await.unwrap(), new);
+            assert_holds(&f.bucket, name, &bytes).await;
+        }
+    }
+}
+
+pub(crate) async fn a_delete_says_what_it_found(f: Fixture) {
+    put(&f.bucket, "a/b/c", &pattern(1, 10)).await;
+    put(&f.bucket, "a/d", &pattern(1, 10)).await;
+    assert_eq!(delete(&f.bucket, "a/b").await, Deleted::Absent);
+    assert_eq!(delete(&f.bucket, "a/b/c").await, Deleted::Removed);
+    assert_eq!(delete(&f.bucket, "a/b/c").await, Deleted::Absent);
+    assert_absent(&f.bucket, "a/b/c").await;
+    assert_eq!(keys(&f.bucket).await, ["a/d"]);
+    assert_eq!(scan_all(&f.bucket, "a/", Some("/"), 10).await, ["a/d"]);
+}
+
+pub(crate) async fn everything_survives_a_restart(f: Fixture) {
+    let names = ["a", "a/b", "c/d/e", "c//e", "ü"];
+    for (seed, name) in names.into_iter().enumerate() {
+        put(&f.bucket, name, &pattern(seed as u64, seed * 1000)).await;
+    }
+    delete(&f.bucket, "c/d/e").await;
+    let f = f.reopen().await;
+    assert_absent(&f.bucket, "c/d/e").await;
+    for (seed, name) in names.into_iter().enumerate() {
+        if name != "c/d/e" {
+            assert_holds(&f.bucket, name, &pattern(seed as u64, seed * 1000)).await;
+        }
+    }
+    assert_eq!(keys(&f.bucket).await, ["a", "a/b", "c//e", "ü"]);
+}
+
+pub(crate) async fn a_twin_engine_sees_every_change_at_once(f: Fixture) {
+    let Some(twin) = f.twin() else { return };
+    let twin = twin.bucket(&bucket_name("bucket")).await.unwrap();
+    for round in 0..20 {
+        for (writes, reads) in [(&f.bucket, &twin), (&twin, &f.bucket)] {
+            for name in ["k", "dir/k", "k/below", "a//b"] {
+                let bytes = pattern(round, 100);
+                put(writes, name, &bytes).await;
+                assert_holds(reads, name, &bytes).await;
+                let changed = writes
+                    .set_metadata(&key(name), marked("x"), &Precondition::default())
+                    .await
+                    .unwrap();
+                assert_eq!(head(reads, name).await.unwrap(), changed);
+                assert!(keys(reads).await.contains(&name.to_owned()));
+                delete(writes, name).await;
+                assert_absent(reads, name).await;
+                assert!(keys(reads).await.is_empty());
+            }
+        }
+    }
+}
+
+fn full_metadata() -> Metadata {
+    let text = |value: &str| Some(value.into());
+    Metadata {
+        content_type: text("text/html; charset=utf-8"),
+        content_encoding: text("gzip"),
+        content_language: text("de, en"),
+        content_disposition: text("attachment; filename=\"ä b.txt\""),
+        cache_control: text("no-cache"),
+        expires: text("Thu, 01 Jan 2026 00:00:00 GMT"),
+        website_redirect: text("/elsewhere"),
+        user: vec![
+            ("z".into(), "last comes first".into()),
+            ("a".into(), "".into()),
+            ("ü".into(), "raw UTF-8 ☃".into()),
+        ],
+    }
+}
+
+fn crc32(seed: u64) -> Checksum {
+    Checksum {
+        algorithm: ChecksumAlgorithm::Crc32,
+        kind: ChecksumKind::FullObject,
+        digest: pattern(seed, 4).to_vec().into(),
+    }
+}
+
+fn unix_now() -> SystemTime {
+    UNIX_EPOCH
+        + Duration::from_nanos(
+            u64::try_from(lobos::clock::Clock::system().now().unix_nanos).unwrap(),
+        )
+}
