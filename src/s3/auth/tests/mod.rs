@@ -3,8 +3,10 @@
 
 mod chunks;
 mod examples;
+mod gate;
+mod header;
 mod properties;
-mod table;
+mod query;
 
 use std::sync::Arc;
 
@@ -24,6 +26,8 @@ use crate::s3::error::{Code, S3Error};
 const ACCESS_KEY: &str = "AKIAIOSFODNN7EXAMPLE";
 const SECRET: &str = "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY";
 const STAMP: &str = "20130524T000000Z";
+const DAY: i64 = 24 * 3600;
+const HOST: &str = "127.0.0.1:8080";
 const NOW: i64 = 1_369_353_600;
 const EMPTY: &str = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
 const UNSIGNED: &str = "UNSIGNED-PAYLOAD";
@@ -54,6 +58,52 @@ fn gate_with(now: i64, required: bool, sigv2: bool) -> Gate {
         settings,
         Clock::from_fn(move || Timestamp::from_unix_seconds(now)),
     )
+}
+
+fn get() -> Sent {
+    Sent::new("GET", "/bucket/key", HOST)
+}
+
+fn signed() -> Sent {
+    Signer::default().in_header(get(), UNSIGNED)
+}
+
+fn presigned() -> Sent {
+    Signer::default().in_query(get(), "3600")
+}
+
+fn presigned_v2() -> Sent {
+    Signer::default().in_query_v2(get(), NOW + 3600, "/bucket/key")
+}
+
+fn with(change: impl FnOnce(&mut Signer)) -> Signer {
+    let mut signer = Signer::default();
+    change(&mut signer);
+    signer
+}
+
+fn wrong_secret() -> Signer {
+    with(|signer| signer.secret.push('x'))
+}
+
+fn wrong_key() -> Signer {
+    with(|signer| signer.access_key = "NOBODY".into())
+}
+
+fn at(stamp: &str) -> Signer {
+    with(|signer| signer.stamp = stamp.into())
+}
+
+fn passes(rows: impl IntoIterator<Item = (&'static str, Sent)>) {
+    for (what, sent) in rows {
+        assert_eq!(code(&gate(), &sent), Ok("alice".into()), "{what}: {sent:?}");
+    }
+}
+
+fn refused(expected: Code, rows: impl IntoIterator<Item = (&'static str, Sent)>) {
+    for (what, sent) in rows {
+        assert_eq!(code(&gate(), &sent), Err(expected), "{what}: {sent:?}");
+    }
 }
 
 /// A request as a client sends it.
