@@ -74,6 +74,18 @@ where
     pub fn new(body: B, spec: PayloadSpec, head: &Parts, want: Want) -> Result<Self, S3Error> {
         let headers = &head.headers;
         let wire_bytes = body.size_hint().exact();
+        let unsigned_trailer = matches!(
+            spec,
+            PayloadSpec::Chunks {
+                signer: None,
+                trailer: true
+            }
+        );
+        if unsigned_trailer && !want.md5 {
+            let message =
+                "STREAMING-UNSIGNED-PAYLOAD-TRAILER is for the data of objects and parts.";
+            return Err(S3Error::with_message(Code::InvalidRequest, message));
+        }
         let announced = Announced::parse(headers, &spec, want)?;
         let size_bytes = match &spec {
             PayloadSpec::Chunks { .. } => decoded_length(headers, wire_bytes)?,

@@ -125,8 +125,11 @@ fn is_selector(level: Level, name: &str) -> bool {
 
 /// Signatures in the query, and `x-id`, with which newer SDKs repeat the operation's name.
 fn is_common_parameter(name: &str) -> bool {
-    const NAMES: [&str; 5] = [
+    const NAMES: [&str; 7] = [
         "AWSAccessKeyId",
+        // boto3 repeats these headers in presigned links of version 2.
+        "content-md5",
+        "content-type",
         "Signature",
         "Expires",
         "x-id",

@@ -282,7 +282,8 @@ impl<'a> ParamsV2<'a> {
         })
     }
 
-    /// Compares the signature with those of the path as it came and of the path encoded.
+    /// Compares the signature with those of every form of the path that names what this one does:
+    /// as it came, encoded, and a bucket with the slash that boto3 signs and does not send.
     fn verify(
         &self,
         head: &Parts,
@@ -293,9 +294,15 @@ impl<'a> ParamsV2<'a> {
         let claimed = STANDARD
             .decode(self.signature.replace(' ', "+"))
             .unwrap_or_default();
-        let second = (!is_encoded_path(head.uri.path())).then_some(PathForm::Encoded);
-        for form in std::iter::once(PathForm::AsSent).chain(second) {
-            let text = self.string_to_sign(head, virtual_bucket, form);
+        let path = head.uri.path();
+        let is_bucket = virtual_bucket.is_none() && path.rfind('/') == Some(0) && path.len() > 1;
+        let encoded = (!is_encoded_path(path)).then_some((PathForm::Encoded, ""));
+        let with_slash = is_bucket.then_some((PathForm::AsSent, "/"));
+        let forms = std::iter::once((PathForm::AsSent, ""))
+            .chain(encoded)
+            .chain(with_slash);
+        for (form, slash) in forms {
+            let text = self.string_to_sign(head, virtual_bucket, form, slash);
             let key = account.user.secret_key.reveal().as_bytes();
             let Ok(mac) = Hmac::<Sha1>::new_from_slice(key) else {
                 break;
@@ -314,6 +321,7 @@ impl<'a> ParamsV2<'a> {
         head: &Parts,
         virtual_bucket: Option<&str>,
         form: PathForm,
+        slash: &str,
     ) -> Vec<u8> {
         let mut out = Vec::with_capacity(256);
         out.extend_from_slice(head.method.as_str().as_bytes());
@@ -338,6 +346,7 @@ impl<'a> ParamsV2<'a> {
             out.extend_from_slice(bucket.as_bytes());
         }
         write_path(head.uri.path(), form, &mut out);
+        out.extend_from_slice(slash.as_bytes());
         for (index, (name, value)) in self.signed.iter().enumerate() {
             out.push(if index == 0 { b'?' } else { b'&' });
             out.extend_from_slice(name);

@@ -408,6 +408,13 @@ async fn p6_the_checksum_of_a_trailer_is_verified() {
 }
 
 #[tokio::test]
+async fn sec_streaming_an_unsigned_trailer_is_for_data_alone() {
+    let pairs = [("x-amz-decoded-content-length", "0")];
+    let outcome = Payload::new(pieces("0\r\n\r\n"), framed(true), &head(&pairs), DOCUMENT);
+    assert_eq!(outcome.unwrap_err().code, Code::InvalidRequest);
+}
+
+#[tokio::test]
 async fn a_document_is_collected_up_to_its_limit() {
     let collect = |text: &str, limit| {
         let payload = Payload::new(pieces(text), PayloadSpec::Unsigned, &head(&[]), DOCUMENT);

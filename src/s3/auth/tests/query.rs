@@ -300,6 +300,25 @@ fn sec_auth_dispatch_query_v2_refuses_times_and_parameters() {
     );
 }
 
+/// boto3 sends `/bucket` and signs `/bucket/`.
+#[test]
+fn a_presigned_v2_request_for_a_bucket_may_sign_a_slash_behind_it() {
+    let list = || Sent::new("GET", "/bucket?prefix=a", HOST);
+    let object = || Sent::new("GET", "/bucket/key", HOST);
+    passes([
+        ("without", v2(list(), "/bucket")),
+        ("with", v2(list(), "/bucket/")),
+    ]);
+    refused(
+        Code::SignatureDoesNotMatch,
+        [
+            ("two", v2(list(), "/bucket//")),
+            ("an object", v2(object(), "/bucket/key/")),
+            ("the service", v2(Sent::new("GET", "/", HOST), "//")),
+        ],
+    );
+}
+
 #[test]
 fn version_2_can_be_turned_off() {
     let off = gate_with(NOW, true, false);
