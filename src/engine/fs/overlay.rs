@@ -78,7 +78,7 @@ impl FsBucket {
                 Err(errno) => return Err(errno),
             };
             let mut is_full = false;
-            files::each_name(&dir, |name, _| {
+            let read = files::each_name(&dir, |name, _| {
                 let Some((letter, bytes)) = decode_name(name) else {
                     return;
                 };
@@ -93,7 +93,13 @@ impl FsBucket {
                 if let Ok(segment) = String::from_utf8(raw) {
                     is_full |= !names.push(&segment, kind);
                 }
-            })?;
+            });
+            match read {
+                Ok(_) => {}
+                // Pruned since it was opened.
+                Err(errno) if is_absent(errno) => {}
+                Err(errno) => return Err(errno),
+            }
             has_chunks |= !pending.is_empty();
             if is_full {
                 return Err(Errno::NOMEM);

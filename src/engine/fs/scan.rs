@@ -256,7 +256,12 @@ impl Walk<'_> {
         if self.patience == Patience::Cached {
             return Err(Halt::Cold);
         }
-        let names = Arc::new(read_names(&dir).doing(DOING)?);
+        let names = match read_names(&dir) {
+            Ok(names) => Arc::new(names),
+            // Removed since it was opened.
+            Err(errno) if is_absent(errno) => return Ok(None),
+            Err(errno) => return Err(fault(DOING, errno).into()),
+        };
         if self.bucket.is_settled(&stat.identity, looked_nanos) {
             listings.keep(stat.identity, &names);
         }
