@@ -19,12 +19,16 @@ mod conditions;
 mod copies;
 #[path = "engine_contract/fixture.rs"]
 mod fixture;
+#[path = "engine_contract/multipart.rs"]
+mod multipart;
 #[path = "engine_contract/names.rs"]
 mod names;
 #[path = "engine_contract/objects.rs"]
 mod objects;
 #[path = "engine_contract/scans.rs"]
 mod scans;
+#[path = "engine_contract/uploads.rs"]
+mod uploads;
 
 use fixture::{Fixture, block_on};
 
@@ -116,5 +120,42 @@ on_every_engine! {
         a_scan_sees_what_was_written_before_it_started
         stable_keys_are_listed_once_while_others_come_and_go
         many_keys_in_one_directory_are_listed
+    }
+    multipart {
+        an_upload_becomes_one_object
+        uniform_parts_in_any_order_become_one_object
+        parts_of_unequal_sizes_become_one_object
+        an_upload_of_one_empty_part_is_an_empty_object
+        parts_of_unknown_length_become_one_object
+        a_part_uploaded_again_replaces_the_first
+        a_part_uploaded_again_may_have_another_size
+        a_failed_second_upload_of_a_part_leaves_the_first
+        two_writers_of_one_part_do_not_mix
+        parts_may_be_left_out
+        part_numbers_may_have_gaps
+        a_part_copied_from_an_object_is_a_part
+        a_wrong_part_is_invalid
+        completing_obeys_its_precondition
+        a_failed_complete_leaves_the_upload_whole
+        completing_again_answers_the_same_entry
+        completing_again_after_an_overwrite_finds_no_upload
+        a_part_that_was_begun_before_completion_does_not_touch_the_object
+        many_parts_become_one_object
+        a_complete_replaces_the_old_object_whole
+        of_racing_completes_one_makes_the_object
+    }
+    uploads {
+        an_upload_is_described_as_it_was_opened
+        an_upload_survives_a_restart_with_its_parts
+        an_upload_belongs_to_its_key
+        an_aborted_upload_is_gone
+        a_part_begun_before_an_abort_is_refused
+        parts_are_listed_in_pages
+        uploads_are_listed_by_key_and_time
+        uploads_are_listed_in_pages
+        uploads_are_rolled_up_at_the_delimiter
+        uploads_of_odd_keys_work
+        an_upload_shows_no_object_before_it_is_complete
+        a_twin_engine_continues_an_upload
     }
 }

@@ -348,6 +348,11 @@ pub(crate) fn free_bytes(dir: impl AsFd) -> Result<u64, Errno> {
     Ok(fs.f_bavail.saturating_mul(fs.f_frsize))
 }
 
+/// Cuts a file off, or extends it with zeros.
+pub(crate) fn set_size(file: impl AsFd, size_bytes: u64) -> Result<(), Errno> {
+    retry(|| rustix::fs::ftruncate(file.as_fd(), size_bytes))
+}
+
 /// Gives an unnamed file its first name; `EEXIST` if the name is taken.
 pub(crate) fn link_unnamed(file: impl AsFd, dir: impl AsFd, name: &str) -> Result<(), Errno> {
     let path = descriptor_path(file.as_fd());

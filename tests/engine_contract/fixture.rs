@@ -8,8 +8,9 @@ use bytes::Bytes;
 use lobos::clock::{Clock, Entropy};
 use lobos::engine::fs::{FsEngine, FsSettings, Symlinks};
 use lobos::engine::{
-    Bucket, BucketConfig, BucketName, ByteStream, Commit, Deleted, Durability, ETag, Engine,
-    EngineError, Entry, Metadata, ObjectKey, Precondition, Range, Resume, ScanItem, ScanPlan,
+    Bucket, BucketConfig, BucketName, ByteStream, Commit, CompletePlan, Deleted, Durability, ETag,
+    Engine, EngineError, Entry, Metadata, ObjectKey, Part, PartRef, Precondition, Range, Resume,
+    ScanItem, ScanPlan, UploadId, UploadPlan, Writer,
 };
 use md5::{Digest as _, Md5};
 
@@ -294,4 +295,88 @@ pub(crate) fn resume_after(item: &ScanItem) -> Resume {
         ScanItem::Object { key, .. } => Resume::Key(key.as_str().into()),
         ScanItem::CommonPrefix(prefix) => Resume::Prefix(prefix.clone()),
     }
+}
+
+/// Opens an upload without metadata or checksum.
+pub(crate) async fn open_upload(bucket: &Bucket, name: &str) -> UploadId {
+    bucket
+        .create_upload(&key(name), UploadPlan::default())
+        .await
+        .unwrap_or_else(|error| panic!("create upload {name:?}: {error}"))
+}
+
+pub(crate) async fn begin_part(
+    bucket: &Bucket,
+    name: &str,
+    id: &UploadId,
+    number: u32,
+    size: Option<u64>,
+) -> Result<Writer, EngineError> {
+    bucket.begin_part(&key(name), id, number, size).await
+}
+
+pub(crate) async fn put_part(
+    bucket: &Bucket,
+    name: &str,
+    id: &UploadId,
+    number: u32,
+    bytes: &Bytes,
+) -> Result<Part, EngineError> {
+    let size = Some(bytes.len() as u64);
+    let mut writer = begin_part(bucket, name, id, number, size).await?;
+    if !bytes.is_empty() {
+        writer.append(bytes.clone()).await?;
+    }
+    writer.commit_part(etag(bytes), None).await
+}
+
+/// What completing an upload from these parts says.
+pub(crate) fn completion(parts: &[Part]) -> CompletePlan {
+    let tags: String = parts.iter().map(|part| part.etag.as_str()).collect();
+    CompletePlan {
+        parts: parts
+            .iter()
+            .map(|part| PartRef {
+                number: part.number,
+                etag: part.etag.clone(),
+                size_bytes: part.size_bytes,
+            })
+            .collect(),
+        etag: ETag::new(format!("{}-{}", etag(tags.as_bytes()), parts.len())),
+        checksum: None,
+        precondition: Precondition::default(),
+    }
+}
+
+pub(crate) async fn complete(
+    bucket: &Bucket,
+    name: &str,
+    id: &UploadId,
+    parts: &[Part],
+) -> Result<Arc<Entry>, EngineError> {
+    bucket.complete(&key(name), id, completion(parts)).await
+}
+
+/// Asserts that the key holds the object completed from these parts with these bytes.
+pub(crate) async fn assert_completed(bucket: &Bucket, name: &str, parts: &[Part], bytes: &[u8]) {
+    let (entry, got) = get(bucket, name)
+        .await
+        .unwrap_or_else(|error| panic!("get {name:?}: {error}"));
+    assert_eq!(entry.size_bytes, bytes.len() as u64, "size of {name:?}");
+    assert!(got == bytes, "bytes of {name:?}");
+    assert_eq!(entry.etag, completion(parts).etag, "ETag of {name:?}");
+    let shape = |parts: &[Part]| -> Vec<_> {
+        let shape = |part: &Part| (part.number, part.size_bytes, part.checksum.clone());
+        parts.iter().map(shape).collect()
+    };
+    assert_eq!(shape(&entry.parts), shape(parts), "parts of {name:?}");
+    assert_eq!(head(bucket, name).await.unwrap(), entry, "head of {name:?}");
+}
+
+pub(crate) async fn assert_no_upload(bucket: &Bucket, name: &str, id: &UploadId) {
+    let answer = bucket.upload(&key(name), id).await;
+    assert!(
+        matches!(answer, Err(EngineError::NoSuchUpload)),
+        "{answer:?}"
+    );
 }

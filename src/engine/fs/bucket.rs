@@ -18,6 +18,7 @@ use super::probe::Traits;
 use super::scan::Listings;
 use super::scratch::Home;
 use super::sync::DirSyncs;
+use super::uploads::Uploads;
 use crate::clock::{Clock, Entropy};
 use crate::engine::{BucketConfig, BucketName, Durability, EngineError};
 use crate::io::buf::Pool;
@@ -42,6 +43,7 @@ pub struct FsBucket {
     pub(super) config: ConfigCell,
     pub(super) syncs: DirSyncs,
     pub(super) durable: Durable,
+    pub(super) uploads: Uploads,
     /// A directory sync failed: what it should have written may be lost, and nothing more is
     /// acknowledged until the bucket is opened again.
     read_only: AtomicBool,
@@ -123,6 +125,7 @@ impl FsBucket {
             config: ConfigCell::default(),
             syncs: DirSyncs::default(),
             durable: Durable::default(),
+            uploads: Uploads::default(),
             read_only: AtomicBool::new(false),
         })
     }

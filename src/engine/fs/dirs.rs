@@ -254,7 +254,7 @@ impl FsBucket {
 }
 
 /// Whether what is born in `scratch` is like what is born in `dir`: mount, group, access list.
-fn is_alike(dir: &OwnedFd, scratch: &OwnedFd) -> Result<bool, Errno> {
+pub(super) fn is_alike(dir: &OwnedFd, scratch: &OwnedFd) -> Result<bool, Errno> {
     let (there, here) = (files::stat(dir)?, files::stat(scratch)?);
     let gives_group = |stat: &Stat| (stat.mode & SET_GROUP != 0).then_some(stat.gid);
     let has_list = |dir: &OwnedFd| files::has_default_list(dir);

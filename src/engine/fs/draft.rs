@@ -1,7 +1,7 @@
 //! Bytes on their way to become an object or a part: collected in memory, and beyond a piece in a
 //! file that has no name yet.
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -19,8 +19,33 @@ use crate::io::files;
 #[derive(Debug)]
 pub(super) struct Draft {
     pub(super) file: OwnedFd,
-    /// Only on file systems without unnamed files.
-    pub(super) named: Option<(Stage, String)>,
+    /// On file systems without unnamed files, and where the file was something else before.
+    pub(super) named: Option<Waiting>,
+}
+
+/// The name of a draft.
+#[derive(Debug)]
+pub(super) enum Waiting {
+    /// Goes with the draft.
+    Staged(Stage, String),
+    /// Stays, unless the draft is given another name.
+    Kept { dir: OwnedFd, name: &'static str },
+}
+
+impl Waiting {
+    pub(super) fn dir(&self) -> BorrowedFd<'_> {
+        match self {
+            Self::Staged(stage, _) => stage.dir(),
+            Self::Kept { dir, .. } => dir.as_fd(),
+        }
+    }
+
+    pub(super) fn name(&self) -> &str {
+        match self {
+            Self::Staged(_, name) => name,
+            Self::Kept { name, .. } => name,
+        }
+    }
 }
 
 impl Draft {
@@ -38,7 +63,7 @@ impl Draft {
                 let file = files::create_new(stage.dir(), &name, mode.unwrap_or(0o666))?;
                 Self {
                     file,
-                    named: Some((stage, name)),
+                    named: Some(Waiting::Staged(stage, name)),
                 }
             }
             result => result?,
@@ -60,7 +85,7 @@ impl Draft {
 
 impl Drop for Draft {
     fn drop(&mut self) {
-        if let Some((stage, name)) = &self.named {
+        if let Some(Waiting::Staged(stage, name)) = &self.named {
             // Otherwise the sweep of the stage removes it.
             let _ = files::unlink(stage.dir(), name);
         }
@@ -121,6 +146,8 @@ pub(super) struct Spool {
     written_bytes: u64,
     draft: Option<Draft>,
     writing: Option<JoinHandle<Result<Draft, EngineError>>>,
+    /// It came with a draft, in which these bytes are its own: from the first to before the second.
+    own: Option<(u64, u64)>,
 }
 
 impl Spool {
@@ -140,13 +167,57 @@ impl Spool {
             written_bytes: 0,
             draft: None,
             writing: None,
+            own: None,
         }
+    }
+
+    /// For a part, which is written to `draft` from the start: anywhere, or only to the bytes of
+    /// `range` (start and length).
+    pub(super) fn of_part(
+        bucket: &Arc<FsBucket>,
+        key: &ObjectKey,
+        draft: Draft,
+        range: Option<(u64, u64)>,
+        size_bytes: Option<u64>,
+    ) -> Self {
+        let (start_bytes, length_bytes) = range.unwrap_or((0, u64::MAX));
+        Self {
+            draft: Some(draft),
+            written_bytes: start_bytes,
+            own: Some((start_bytes, start_bytes.saturating_add(length_bytes))),
+            ..Self::new(bucket, key, size_bytes)
+        }
+    }
+
+    /// Bytes received so far.
+    pub(super) fn size_bytes(&self) -> u64 {
+        let start_bytes = self.own.map_or(0, |(start, _)| start);
+        self.written_bytes - start_bytes + self.pieces_bytes as u64
+    }
+
+    /// Refuses bytes that would run into those of others.
+    pub(super) fn admit(&self, more_bytes: u64) -> Result<(), EngineError> {
+        let Some((start_bytes, end_bytes)) = self.own else {
+            return Ok(());
+        };
+        if self.size_bytes().saturating_add(more_bytes) > end_bytes - start_bytes {
+            return Err(EngineError::Corrupt {
+                what: "a part is longer than it was begun with",
+            });
+        }
+        Ok(())
+    }
+
+    /// Nothing is in its file yet, and nobody else's bytes will be.
+    pub(super) fn is_fresh(&self) -> bool {
+        self.size_bytes() == 0 && self.own.is_none_or(|(_, end)| end == u64::MAX)
     }
 
     pub(super) async fn append(&mut self, bytes: Bytes) -> Result<(), EngineError> {
         if bytes.is_empty() {
             return Ok(());
         }
+        self.admit(bytes.len() as u64)?;
         self.pieces_bytes += bytes.len();
         self.pieces.push(bytes);
         if self.pieces_bytes > self.piece_bytes_max {
@@ -159,6 +230,10 @@ impl Spool {
     /// Hands what is in memory to the pool, once it has written what it got before.
     async fn flush(&mut self) -> Result<(), EngineError> {
         let draft = self.take_draft().await?;
+        if draft.is_none() && self.own.is_some() {
+            // An earlier write failed, and the draft with it.
+            return Err(EngineError::Busy);
+        }
         let pieces = std::mem::take(&mut self.pieces);
         let offset_bytes = self.written_bytes;
         self.written_bytes += self.pieces_bytes as u64;

@@ -46,6 +46,7 @@ mod draft;
 mod entries;
 mod faults;
 mod get;
+mod ledger;
 mod lock;
 mod metadata;
 mod multipart;
@@ -62,6 +63,8 @@ mod sync;
 #[cfg(test)]
 mod tests;
 mod types;
+mod uploads;
+mod uploads_list;
 mod walk;
 
 pub use bucket::FsBucket;

@@ -70,11 +70,12 @@ impl FsWriter {
             }
             Source::File { file, stat } => (file, stat),
         };
+        self.spool.admit(range.size_bytes)?;
+        let is_fresh = self.spool.is_fresh();
         let (draft, written_bytes) = self.spool.pause().await?;
         let draft = off_shard(move || {
             let is_whole = range.start_bytes == 0 && range.size_bytes == stat.identity.size_bytes;
-            let is_cloned =
-                is_whole && written_bytes == 0 && files::clone_file(&*file, &draft.file).is_ok();
+            let is_cloned = is_whole && is_fresh && files::clone_file(&*file, &draft.file).is_ok();
             if !is_cloned {
                 let (start, size) = (range.start_bytes, range.size_bytes);
                 copy_bytes(&*file, start, &draft.file, written_bytes, size)?;
@@ -300,8 +301,8 @@ impl FsBucket {
         dir: &OwnedFd,
     ) -> Result<(), Errno> {
         let name = split(&spot.path).1;
-        if let Some((stage, waiting)) = &draft.named {
-            return files::rename(stage.dir(), waiting, dir, name);
+        if let Some(waiting) = &draft.named {
+            return files::rename(waiting.dir(), waiting.name(), dir, name);
         }
         if spot.old.is_none() {
             return files::link_unnamed(&draft.file, dir, name);
