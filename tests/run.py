@@ -1,0 +1,185 @@
+#!/usr/bin/env python3
+"""Runs every check of the repository, one stage after another, and counts the tests.
+
+`make test` calls this. Stages: format, lints, Rust tests, release build, client tests. A stage
+that fails stops the run. The last line is `N passed, N failed, N skipped`; a Rust test that finds
+it cannot run here says so with a line `skipped: NAME: REASON` and counts as skipped, as ignored
+ones do. Needs cargo, a C compiler and Python 3.11.
+"""
+
+import hashlib
+import importlib.util
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+CLIENTS = REPOSITORY / "tests" / "clients"
+TARGET = Path(os.environ.get("CARGO_TARGET_DIR", REPOSITORY / "target"))
+STAGES = ["format", "lint", "rust", "build", "clients"]
+
+
+def main(chosen):
+    unknown = set(chosen) - set(STAGES)
+    if unknown:
+        sys.exit(f"unknown stage {', '.join(sorted(unknown))}: choose from {', '.join(STAGES)}")
+    counts, failed_stage = Counts(), None
+    for stage in STAGES:
+        if chosen and stage not in chosen:
+            continue
+        started = time.monotonic()
+        print(f"== {stage}", flush=True)
+        ok = globals()[f"stage_{stage}"](counts)
+        print(f"== {stage}: {'ok' if ok else 'FAILED'} in {time.monotonic() - started:.0f} s\n", flush=True)
+        if not ok:
+            failed_stage = stage
+            break
+    summary(counts, failed_stage)
+    sys.exit(1 if failed_stage or counts.failed else 0)
+
+
+class Counts:
+    """What ran so far; `skips` holds (name, reason)."""
+
+    def __init__(self):
+        self.passed, self.failed, self.skips = 0, 0, []
+
+
+def summary(counts, failed_stage):
+    if counts.skips:
+        print("Skipped, and why:")
+        for name, reason in counts.skips:
+            print(f"  {name}: {reason}")
+    if failed_stage:
+        print(f"The stage `{failed_stage}` failed; later stages did not run.")
+    print(f"{counts.passed} passed, {counts.failed} failed, {len(counts.skips)} skipped", flush=True)
+
+
+def stage_format(_):
+    return command(["cargo", "fmt", "--all", "--check"])
+
+
+def stage_lint(_):
+    return command(["cargo", "clippy", "--workspace", "--all-targets", "--", "-D", "warnings"])
+
+
+def stage_build(_):
+    return command(["cargo", "build", "--release", "--bin", "lobos"])
+
+
+def stage_rust(counts):
+    """Unit and integration tests. What passing tests print stays in a file under target/."""
+    report = TARGET / "rust-tests.txt"
+    built = command(["cargo", "test", "--workspace", "--no-run"])
+    if not built:
+        return False
+    process = subprocess.Popen(
+        ["cargo", "test", "--workspace", "--no-fail-fast", "--", "--show-output"], cwd=REPOSITORY,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace")
+    lines = []
+    with report.open("w") as file:
+        for line in process.stdout:
+            file.write(line)
+            lines.append(line.rstrip("\n"))
+            if re.match(r"\s+(Running|Doc-tests) |test result:|test .* \.\.\. FAILED", line):
+                print(line.rstrip("\n"), flush=True)
+    status = process.wait()
+    failed_before = counts.failed
+    count_rust(lines, counts)
+    if status != 0:
+        print("\n".join(lines[-300:]))
+        print(f"(the whole output is in {report})")
+        counts.failed = max(counts.failed, failed_before + 1)
+    return status == 0
+
+
+def count_rust(lines, counts):
+    said = set()
+    for line in lines:
+        result = re.match(r"test result: \S+ (\d+) passed; (\d+) failed; (\d+) ignored", line)
+        ignored = re.match(r"test (\S+) .*\.\.\. ignored(?:, (.*))?$", line)
+        skipped = re.match(r"skipped: ([^:\s]+(?:::[^:\s]+)*): (.*)", line)
+        if result:
+            counts.passed += int(result[1])
+            counts.failed += int(result[2])
+        elif ignored:
+            counts.skips.append((ignored[1], ignored[2] or "ignored"))
+        elif skipped and skipped[0] not in said:
+            said.add(skipped[0])
+            counts.skips.append((skipped[1], skipped[2]))
+    # Each test that said so passed as far as the harness knows, once for all its lines.
+    counts.passed -= len({line.split(": ")[1] for line in said})
+
+
+def stage_clients(counts):
+    python = client_python()
+    if python is None:
+        return False
+    report = TARGET / "client-tests.xml"
+    report.unlink(missing_ok=True)
+    command_line, environment = python
+    environment = os.environ | environment | {"PYTHONDONTWRITEBYTECODE": "1"}
+    environment.setdefault("LOBOS_BINARY", str(TARGET / "release" / "lobos"))
+    ok = command([*command_line, "-m", "pytest", CLIENTS, "-q", f"--junitxml={report}",
+                  *os.environ.get("PYTEST_ARGS", "").split()], environment, CLIENTS)
+    if not report.is_file():
+        counts.failed += 1
+        return False
+    for case in ElementTree.parse(report).iter("testcase"):
+        skipped = case.find("skipped")
+        if skipped is not None:
+            counts.skips.append((f"{case.get('classname')}::{case.get('name')}",
+                                 skipped.get("message", "skipped")))
+        elif case.find("failure") is not None or case.find("error") is not None:
+            counts.failed += 1
+        else:
+            counts.passed += 1
+    return ok
+
+
+def client_python():
+    """(command, environment) of a Python with the pinned clients, made when it is not there yet.
+
+    A virtual environment under target/; where the venv module lacks ensurepip (Debian without
+    python3-venv), a plain folder filled by `pip install --target`.
+    """
+    requirements = CLIENTS / "requirements.txt"
+    version = hashlib.sha256(requirements.read_bytes() + sys.version.encode()).hexdigest()
+    home = TARGET / "client-venv"
+    stamp = home / "complete.txt"
+    if not (stamp.is_file() and stamp.read_text() == version):
+        shutil.rmtree(home, ignore_errors=True)
+        if not install(home, requirements):
+            return None
+        stamp.write_text(version)
+    if (home / "bin" / "python").exists():
+        return [home / "bin" / "python"], {}
+    return [sys.executable], {"PYTHONPATH": str(home / "packages")}
+
+
+def install(home, requirements):
+    quiet = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "-r", requirements]
+    if importlib.util.find_spec("ensurepip") and command([sys.executable, "-m", "venv", home]):
+        return command([home / "bin" / "python", *quiet])
+    if importlib.util.find_spec("pip"):
+        print("The venv module is incomplete here (Debian: apt install python3-venv);"
+              " installing with `pip install --target` instead.")
+        shutil.rmtree(home, ignore_errors=True)
+        return command([sys.executable, *quiet, "--target", home / "packages"])
+    print("The client tests need Python's venv module or pip, and this Python"
+          f" ({sys.executable}) has neither. On Debian: apt install python3-venv")
+    return False
+
+
+def command(words, environment=None, directory=REPOSITORY):
+    print("$", " ".join(map(str, words)), flush=True)
+    return subprocess.run(list(map(str, words)), cwd=directory, env=environment).returncode == 0
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
