@@ -329,6 +329,10 @@ fn replace(stage: &Stage, draft: &Draft, dir: &OwnedFd, name: &str) -> Result<()
 
 /// An object before it has its name.
 #[derive(Debug)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "one lives on the stack of a PUT, never in a collection"
+)]
 enum Work {
     Unwritten(Content, Description),
     Sealed(Sealed),
