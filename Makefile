@@ -4,7 +4,7 @@
 
 # Format, lints and Rust tests. The client tests (make clients) join once all of them pass.
 test:
-	python3 tests/run.py format lint tests
+	python3 tests/run.py format lint rust
 	@echo 'The client tests were not run: they are run by: make clients'
 
 # Format and lints only.
