@@ -5,7 +5,8 @@ use std::io::{self, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use clap::{Args, CommandFactory, Parser, Subcommand};
+use clap::builder::Resettable;
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use tracing_subscriber::EnvFilter;
 
 use crate::banner;
@@ -90,11 +91,9 @@ struct Options {
     )]
     domain: Vec<String>,
 
-    /// Ask for signed requests (the default)
-    #[arg(long, env = "LOBOS_AUTH", hide_env_values = true, num_args = 0..=1,
-          require_equals = true, default_missing_value = "true", value_name = "BOOL",
-          overrides_with = "no_auth")]
-    auth: Option<bool>,
+    /// Ask for signed requests (the default) [env: LOBOS_AUTH=true or false]
+    #[arg(long, overrides_with = "no_auth")]
+    auth: bool,
 
     /// Answer everybody; on loopback addresses and Unix sockets only
     #[arg(long, overrides_with = "auth")]
@@ -169,7 +168,8 @@ struct Credentials {
 
 /// Runs what the command line asks for. Usage errors end with status 2, others with 1.
 pub fn run() -> ExitCode {
-    let cli = Cli::parse();
+    let asked = without_empty_twins(Cli::command()).get_matches();
+    let cli = Cli::from_arg_matches(&asked).unwrap_or_else(|error| error.exit());
     let done = match cli.command {
         Some(Command::Serve(serve)) => run_serve(serve.directories, serve.options),
         Some(Command::CheckConfig(check)) => check_config(&check.config),
@@ -185,6 +185,16 @@ pub fn run() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// A variable that is set to nothing counts as not set: what starts containers sets them all.
+fn without_empty_twins(command: clap::Command) -> clap::Command {
+    command
+        .mut_args(|arg| match arg.get_env().and_then(env::var_os) {
+            Some(value) if value.is_empty() => arg.env(Resettable::Reset),
+            _ => arg,
+        })
+        .mut_subcommands(without_empty_twins)
 }
 
 type Done = Result<ExitCode, Box<dyn std::error::Error>>;
@@ -282,15 +292,33 @@ impl Options {
             root: self.root,
             listen: self.listen,
             domains: self.domain,
-            auth: if self.no_auth { Some(false) } else { self.auth },
+            auth: match (self.auth, self.no_auth) {
+                (true, _) => Some(true),
+                (_, true) => Some(false),
+                _ => auth_in_environment()?,
+            },
             region: self.region,
             durability: self.durability,
             threads: self.threads,
             state_dir: self.state.state_dir,
-            log_level: env::var("LOBOS_LOG").ok(),
+            log_level: variable("LOBOS_LOG"),
             root_user: root_user()?,
         })
     }
+}
+
+/// The twin of --auth and --no-auth, which clap would take for a third flag.
+fn auth_in_environment() -> Result<Option<bool>, String> {
+    match variable("LOBOS_AUTH").as_deref() {
+        None => Ok(None),
+        Some("true") => Ok(Some(true)),
+        Some("false") => Ok(Some(false)),
+        Some(other) => Err(format!("LOBOS_AUTH is `{other}`; it is `true` or `false`")),
+    }
+}
+
+fn variable(name: &str) -> Option<String> {
+    env::var(name).ok().filter(|value| !value.is_empty())
 }
 
 /// The root user from the environment, under Lobos' names or MinIO's.
@@ -299,8 +327,7 @@ fn root_user() -> Result<Option<(String, SecretText)>, String> {
         ("LOBOS_ROOT_USER", "LOBOS_ROOT_PASSWORD"),
         ("MINIO_ROOT_USER", "MINIO_ROOT_PASSWORD"),
     ] {
-        let get = |name| env::var(name).ok().filter(|value| !value.is_empty());
-        match (get(user), get(password)) {
+        match (variable(user), variable(password)) {
             (Some(user), Some(secret)) => return Ok(Some((user, SecretText::new(secret)))),
             (None, None) => {}
             (Some(_), None) => {
@@ -365,5 +392,44 @@ fn durability(text: &str) -> Result<Durability, String> {
         "strict" => Ok(Durability::Strict),
         "relaxed" => Ok(Durability::Relaxed),
         _ => Err("it is `strict` or `relaxed`".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_flag_and_its_environment_twin_is_documented() {
+        let documented = include_str!("../docs/configuration.md");
+        let command = Cli::command();
+        let commands = command.get_subcommands().chain([&command]);
+        let mut flags = 0;
+        for arg in commands.flat_map(clap::Command::get_arguments) {
+            let flag = arg.get_long().map(|name| format!("--{name}"));
+            let twin = arg.get_env().map(|name| format!("`{}`", name.display()));
+            flags += usize::from(flag.is_some());
+            for text in flag.iter().chain(&twin) {
+                assert!(
+                    documented.contains(text),
+                    "{text} is not in configuration.md"
+                );
+            }
+        }
+        assert!(flags > 15, "{flags}");
+    }
+
+    #[test]
+    fn the_last_of_auth_and_no_auth_counts() {
+        let auth = |arguments: &[&str]| {
+            let all = ["lobos", "serve", "dir"].iter().chain(arguments);
+            let Some(Command::Serve(serve)) = Cli::try_parse_from(all).unwrap().command else {
+                panic!("not a serve");
+            };
+            serve.options.into_overrides(vec![]).unwrap().auth
+        };
+        assert_eq!(auth(&["--no-auth", "--auth"]), Some(true));
+        assert_eq!(auth(&["--auth", "--no-auth"]), Some(false));
+        assert_eq!(auth(&["--no-auth"]), Some(false));
     }
 }

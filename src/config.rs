@@ -3,6 +3,8 @@
 //! `docs/configuration.md` documents every option; a test holds it, `lobos.cfg` and this file
 //! together.
 
+#[cfg(test)]
+mod documents;
 mod explain;
 mod raw;
 mod units;

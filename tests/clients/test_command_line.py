@@ -128,6 +128,7 @@ def test_a_config_file_serves(start, tmp_path):
 [server]
 listen = ["127.0.0.1:0"]
 region = "eu-west-7"
+state_dir = "state"
 [filesystem]
 root = "buckets"
 [[auth.user]]
@@ -316,11 +317,46 @@ def test_sigterm_finishes_what_is_in_flight(start, tmp_path, payload):
     assert (tmp_path / "demo" / "k").read_bytes() == data
 
 
-def test_environment_twins(start, tmp_path):
-    names = {"LOBOS_ROOT_USER": None, "LOBOS_ROOT_PASSWORD": None,
-             "MINIO_ROOT_USER": "miniouser", "MINIO_ROOT_PASSWORD": "miniopassword"}
-    environment = {name: value for name, value in names.items() if value}
+def test_the_root_user_of_other_servers_is_accepted(start, tmp_path):
+    environment = {"MINIO_ROOT_USER": "miniouser", "MINIO_ROOT_PASSWORD": "miniopassword"}
     server = start("serve", tmp_path / "demo", "--listen", "127.0.0.1:0", keys=False,
                    environment=environment)
     s3 = server.client(access_key="miniouser", secret_key="miniopassword")
     assert [bucket["Name"] for bucket in s3.list_buckets()["Buckets"]] == ["demo"]
+
+
+TWINS = ("LOBOS_CONFIG", "LOBOS_BUCKETS", "LOBOS_ROOT", "LOBOS_LISTEN", "LOBOS_DOMAIN",
+         "LOBOS_AUTH", "LOBOS_REGION", "LOBOS_DURABILITY", "LOBOS_THREADS", "LOBOS_STATE_DIR",
+         "LOBOS_LOG", "LOBOS_ROOT_USER", "LOBOS_ROOT_PASSWORD", "MINIO_ROOT_USER",
+         "MINIO_ROOT_PASSWORD")
+
+
+def test_a_container_says_everything_by_its_environment(start, tmp_path):
+    server = start(environment={
+        "LOBOS_BUCKETS": f"one={tmp_path / 'a'},two={tmp_path / 'b'}",
+        "LOBOS_ROOT": str(tmp_path / "root"),
+        "LOBOS_LISTEN": "127.0.0.1:0",
+        "LOBOS_REGION": "eu-west-7",
+        "LOBOS_DURABILITY": "relaxed",
+        "LOBOS_THREADS": "1",
+        "LOBOS_STATE_DIR": str(tmp_path / "kept"),
+    })
+    names = [bucket["Name"] for bucket in server.client().list_buckets()["Buckets"]]
+    assert names == ["one", "two"]
+    assert "durability: relaxed\n" in server.printed() and "eu-west-7" in server.printed()
+    assert (tmp_path / "kept" / "installation").is_file()
+
+
+def test_a_variable_that_is_set_to_nothing_counts_as_not_set(start, tmp_path):
+    server = start("serve", tmp_path / "demo", "--listen", "127.0.0.1:0", keys=False,
+                   environment=dict.fromkeys(TWINS, ""))
+    assert "auth: required" in server.printed()
+
+
+def test_the_command_line_wins_over_the_environment(start, lobos, tmp_path):
+    arguments = ["serve", tmp_path / "demo", "--listen", "127.0.0.1:0"]
+    assert "auth: off" in start(*arguments, "--no-auth", environment={"LOBOS_AUTH": "true"}).printed()
+    assert "auth: required" in start(*arguments, "--auth", environment={"LOBOS_AUTH": "false"}).printed()
+    assert "auth: off" in start(*arguments, environment={"LOBOS_AUTH": "false"}).printed()
+    status, _, error = lobos(*arguments, LOBOS_AUTH="maybe")
+    assert status == 1 and "LOBOS_AUTH" in error and "maybe" in error
