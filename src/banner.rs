@@ -13,6 +13,8 @@ pub struct Facts {
     /// The first one is the endpoint.
     pub listeners: Vec<Address>,
     pub tls: bool,
+    /// Where metrics are scraped, if anywhere.
+    pub metrics: Option<Address>,
     pub buckets: Vec<Bucket>,
     /// Its first-level directories are buckets too.
     pub root: Option<PathBuf>,
@@ -79,6 +81,9 @@ pub fn for_people(facts: &Facts) -> String {
         );
     }
     fact("Durability", facts.durability.as_str());
+    if let Some(metrics) = &facts.metrics {
+        fact("Metrics", &metrics_place(metrics));
+    }
     match &facts.access {
         Access::Open => fact(
             "Access",
@@ -135,6 +140,9 @@ pub fn for_programs(facts: &Facts) -> String {
     }
     line("durability", facts.durability.as_str());
     line("region", &facts.region);
+    if let Some(metrics) = &facts.metrics {
+        line("metrics", &metrics_place(metrics));
+    }
     match &facts.access {
         Access::Open => line("auth", "off"),
         Access::Generated { keys, file } => {
@@ -246,6 +254,13 @@ fn endpoint(facts: &Facts) -> Option<String> {
     Some(format!("{scheme}://{shown}"))
 }
 
+fn metrics_place(address: &Address) -> String {
+    match address.tcp {
+        Some(_) => format!("http://{}/metrics", address.name),
+        None => format!("/metrics at {}", address.name),
+    }
+}
+
 fn lacks_text(bucket: &Bucket) -> String {
     if bucket.lacks.is_empty() {
         return String::new();
@@ -286,6 +301,10 @@ mod tests {
         Facts {
             listeners: vec![address],
             tls: false,
+            metrics: Some(Address {
+                name: "127.0.0.1:9091".into(),
+                tcp: Some(([127, 0, 0, 1], 9091).into()),
+            }),
             buckets: vec![Bucket {
                 name: "demo".into(),
                 directory: "/srv/demo".into(),
@@ -332,6 +351,7 @@ mod tests {
             "Listening on 127.0.0.1:8080",
             "endpoint: http://127.0.0.1:8080",
             "bucket: demo /srv/demo",
+            "metrics: http://127.0.0.1:9091/metrics",
             "auth: required",
             "key_file: /state/credentials",
             "Starting S3 HTTP server for bucket demo at 127.0.0.1:8080",

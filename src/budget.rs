@@ -58,6 +58,13 @@ impl Budget {
         Ok(Permit { _share: taken })
     }
 
+    /// Bytes that all requests together may hold.
+    pub fn total_bytes(&self) -> usize {
+        usize::try_from(self.total)
+            .unwrap_or(usize::MAX)
+            .saturating_mul(UNIT_BYTES)
+    }
+
     /// Bytes that nobody holds now.
     pub fn free_bytes(&self) -> usize {
         self.free.available_permits().saturating_mul(UNIT_BYTES)

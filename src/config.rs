@@ -31,6 +31,7 @@ pub struct Config {
     pub filesystem: Filesystem,
     pub auth: Auth,
     pub tls: Option<Tls>,
+    pub metrics: Metrics,
     pub log: Log,
 }
 
@@ -138,6 +139,16 @@ impl User {
 pub struct Tls {
     pub cert: PathBuf,
     pub key: PathBuf,
+}
+
+/// The endpoint that is scraped.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Metrics {
+    Off,
+    /// The usual address: if it is taken, the server goes on without metrics.
+    Usual(Listen),
+    /// A configured address: if it is taken, the server does not start.
+    At(Listen),
 }
 
 #[derive(Debug)]
@@ -283,6 +294,7 @@ fn build(raw: raw::File, base: &Path, overrides: Overrides) -> Result<Config, Co
             cert: base.join(tls.cert),
             key: base.join(tls.key),
         }),
+        metrics: build_metrics(raw.metrics)?,
         log: Log {
             level: overrides
                 .log_level
@@ -419,6 +431,20 @@ fn seconds(key: &str, raw: Option<units::Span>, default: u64) -> Result<Duration
         )));
     }
     Ok(span.duration())
+}
+
+fn build_metrics(raw: raw::Metrics) -> Result<Metrics, ConfigError> {
+    match (raw.enabled.unwrap_or(true), raw.listen) {
+        (true, Some(listen)) => Ok(Metrics::At(listen)),
+        (true, None) => Ok(Metrics::Usual(Listen::Tcp {
+            host: "127.0.0.1".into(),
+            port: 9091,
+        })),
+        (false, None) => Ok(Metrics::Off),
+        (false, Some(listen)) => Err(ConfigError::Invalid(format!(
+            "`metrics.listen` is {listen} and `metrics.enabled` is false; keep one of them"
+        ))),
+    }
 }
 
 /// What shall be served, as the command line has it.

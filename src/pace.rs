@@ -11,12 +11,15 @@ use std::fmt;
 use std::future::Future;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
+
+use crate::metrics::Metrics;
 
 /// The limits of one connection, in ticks of a second.
 #[derive(Clone, Copy, Debug)]
@@ -60,6 +63,7 @@ pub struct Pace {
     replies: RefCell<Vec<Rc<Flow>>>,
     order: Cell<Order>,
     waker: RefCell<Option<Waker>>,
+    metrics: Arc<Metrics>,
 }
 
 /// What the shard wants of the connection.
@@ -84,7 +88,7 @@ pub enum Cut {
 }
 
 impl Pace {
-    pub fn new(limits: PaceLimits) -> Rc<Self> {
+    pub fn new(limits: PaceLimits, metrics: Arc<Metrics>) -> Rc<Self> {
         Rc::new(Self {
             limits,
             http2: Cell::new(false),
@@ -102,6 +106,7 @@ impl Pace {
             replies: RefCell::default(),
             order: Cell::new(Order::GoOn),
             waker: RefCell::default(),
+            metrics,
         })
     }
 
@@ -136,6 +141,8 @@ impl Pace {
 
     /// The socket gave `bytes`.
     pub fn note_read(&self, bytes: usize) {
+        let received = u64::try_from(bytes).unwrap_or(u64::MAX);
+        self.metrics.received_bytes.add(received);
         if bytes > 0 && self.in_flight.get() == 0 && !self.http2.get() {
             self.head_open.set(true);
         }
@@ -149,6 +156,7 @@ impl Pace {
                 self.written_bytes
                     .set(self.written_bytes.get().saturating_add(bytes));
                 self.writes.moved(bytes);
+                self.metrics.sent_bytes.add(bytes);
             }
             Poll::Pending => self.writes.wait(),
         }
@@ -493,13 +501,14 @@ mod tests {
     use super::*;
 
     fn pace() -> Rc<Pace> {
-        Pace::new(PaceLimits {
+        let limits = PaceLimits {
             head: Duration::from_secs(10),
             body: Duration::from_secs(30),
             reply: Duration::from_secs(60),
             idle: Duration::from_secs(60),
             rate_bytes: 1024,
-        })
+        };
+        Pace::new(limits, Arc::new(Metrics::new(&[])))
     }
 
     /// The tick at which the connection is cut, counted from 1, and why; `each` runs before it.

@@ -20,10 +20,12 @@ use crate::budget::Budget;
 use crate::clock::{Clock, Entropy};
 use crate::config::{self, Config, SecretText};
 use crate::conn::App;
+use crate::control::Control;
 use crate::credentials::{Places, StateDir, StateError};
 use crate::engine::Engine;
 use crate::engine::fs::{FsEngine, FsOpenError, FsSettings, Mount, Symlinks};
 use crate::listen::{ListenError, Listener};
+use crate::metrics::Metrics;
 use crate::pace::PaceLimits;
 use crate::s3::auth::{DuplicateKey, Gate, GateSettings, Secret, User, Users};
 use crate::s3::{Local, S3, S3Settings};
@@ -74,9 +76,14 @@ pub fn run(
         start.clock.clone(),
         start.entropy.clone(),
     )?;
-    let facts = facts(&config, &listeners, &engine, access);
+    let scraped = metrics_listener(&config.metrics)?;
+    let facts = facts(&config, &listeners, scraped.as_ref(), &engine, access);
     let s3 = Arc::new(s3(&config.server, config.auth.sigv2, users, engine, start));
-    let server = Server::start(&s3, settings(config, listeners))?;
+    let metrics = Arc::clone(s3.metrics());
+    let server = Server::start(&s3, settings(config, listeners), metrics)?;
+    let _control = scraped
+        .map(|listener| Control::start(listener, s3))
+        .transpose()?;
     let runtime = Builder::new_current_thread()
         .enable_all()
         .build_local(LocalOptions::default())?;
@@ -102,6 +109,24 @@ fn listeners(server: &config::Server) -> Result<Vec<Listener>, StartError> {
             foreign.name(),
         ))),
         _ => Ok(listeners),
+    }
+}
+
+/// The socket for scrapes. An address that nobody asked for may be taken.
+fn metrics_listener(metrics: &config::Metrics) -> Result<Option<Listener>, StartError> {
+    match metrics {
+        config::Metrics::Off => Ok(None),
+        config::Metrics::At(listen) => Ok(Some(Listener::bind(listen)?)),
+        config::Metrics::Usual(listen) => match Listener::bind(listen) {
+            Ok(listener) => Ok(Some(listener)),
+            Err(_) => {
+                tracing::warn!(
+                    "there are no metrics: {listen} is in use; choose an address with `listen`, \
+                     or set `enabled = false`, in [metrics]"
+                );
+                Ok(None)
+            }
+        },
     }
 }
 
@@ -184,7 +209,13 @@ fn s3(server: &config::Server, sigv2: bool, users: Users, engine: FsEngine, star
     })
 }
 
-fn facts(config: &Config, listeners: &[Listener], engine: &FsEngine, access: Access) -> Facts {
+fn facts(
+    config: &Config,
+    listeners: &[Listener],
+    scraped: Option<&Listener>,
+    engine: &FsEngine,
+    access: Access,
+) -> Facts {
     let address = |listener: &Listener| Address {
         name: listener.name().to_owned(),
         tcp: listener.tcp_address(),
@@ -198,6 +229,7 @@ fn facts(config: &Config, listeners: &[Listener], engine: &FsEngine, access: Acc
     Facts {
         listeners: listeners.iter().map(address).collect(),
         tls: config.tls.is_some(),
+        metrics: scraped.map(address),
         buckets: engine.mounts().into_iter().map(bucket).collect(),
         root: config.filesystem.root.clone(),
         durability: config.filesystem.durability,
@@ -287,7 +319,11 @@ pub struct Server {
 
 impl Server {
     /// Reads the certificates and starts the shards.
-    pub fn start<A>(app: &Arc<A>, settings: ServerSettings) -> Result<Self, StartError>
+    pub fn start<A>(
+        app: &Arc<A>,
+        settings: ServerSettings,
+        metrics: Arc<Metrics>,
+    ) -> Result<Self, StartError>
     where
         A: App + Send + Sync,
     {
@@ -324,6 +360,7 @@ impl Server {
                     core: cores.next(),
                     blocking_threads: (BLOCKING_THREADS / settings.threads).max(8),
                     phase: phases.clone(),
+                    metrics: Arc::clone(&metrics),
                 };
                 Shard::start(index, settings)
             })

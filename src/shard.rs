@@ -19,6 +19,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::ServerConfig;
 
 use crate::conn::{self, App, Service, Stream};
+use crate::metrics::Metrics;
 use crate::pace::{Cut, Order, Pace, PaceLimits};
 use crate::s3::Local;
 
@@ -50,6 +51,7 @@ pub struct ShardSettings<A> {
     /// Threads for calls that block, at most.
     pub blocking_threads: usize,
     pub phase: watch::Receiver<Phase>,
+    pub metrics: Arc<Metrics>,
 }
 
 /// How far the process is.
@@ -163,11 +165,15 @@ async fn serve<A: App>(
         tokio::select! {
             accepted = inbox.recv() => match accepted {
                 Some(accepted) => {
-                    let pace = connections.enter(settings.pace);
+                    settings.metrics.connections_accepted.add(1);
+                    let pace = connections.enter(settings.pace, &settings.metrics);
                     if let Phase::Stopping { .. } = stopping {
                         pace.order(Order::Stop);
                     }
-                    let guard = OpenGuard { open: Arc::clone(open) };
+                    let guard = OpenGuard {
+                        open: Arc::clone(open),
+                        metrics: Arc::clone(&settings.metrics),
+                    };
                     start(&service, accepted, pace, guard);
                 }
                 None => break,
@@ -243,8 +249,8 @@ struct Connections {
 }
 
 impl Connections {
-    fn enter(&self, limits: PaceLimits) -> Entered {
-        let pace = Pace::new(limits);
+    fn enter(&self, limits: PaceLimits, metrics: &Arc<Metrics>) -> Entered {
+        let pace = Pace::new(limits, Arc::clone(metrics));
         self.paces.borrow_mut().push(Rc::clone(&pace));
         Entered {
             pace,
@@ -300,11 +306,13 @@ impl Drop for Entered {
 #[derive(Debug)]
 struct OpenGuard {
     open: Arc<AtomicUsize>,
+    metrics: Arc<Metrics>,
 }
 
 impl Drop for OpenGuard {
     fn drop(&mut self) {
         self.open.fetch_sub(1, Ordering::Relaxed);
+        self.metrics.connections_closed.add(1);
     }
 }
 

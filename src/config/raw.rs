@@ -17,6 +17,7 @@ pub(super) struct File {
     pub filesystem: Filesystem,
     pub auth: Auth,
     pub tls: Option<Tls>,
+    pub metrics: Metrics,
     pub log: Log,
 }
 
@@ -90,6 +91,13 @@ pub(super) struct User {
 pub(super) struct Tls {
     pub cert: PathBuf,
     pub key: PathBuf,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Metrics {
+    pub enabled: Option<bool>,
+    pub listen: Option<Listen>,
 }
 
 #[derive(Debug, Default, Deserialize)]

@@ -195,6 +195,12 @@ text_or_integer!(
     "a duration such as \"30s\", or a number of seconds"
 );
 
+impl<'de> Deserialize<'de> for Listen {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        Parsed::deserialize(from).map(|Parsed(listen)| listen)
+    }
+}
+
 impl<'de> Deserialize<'de> for Mode {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
         Parsed::deserialize(from).map(|Parsed(mode)| mode)

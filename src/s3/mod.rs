@@ -30,7 +30,7 @@ use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
@@ -38,6 +38,7 @@ use http::request::Parts;
 use http::{HeaderValue, Request, Response};
 use http_body::Body;
 use http_body_util::BodyExt;
+use strum::VariantNames as _;
 
 pub use error::{Code, S3Error};
 pub use reply::{ReplyBody, ReplyError};
@@ -52,6 +53,7 @@ use route::Operation;
 use crate::budget::Budget;
 use crate::clock::{Clock, Entropy};
 use crate::engine::{Bucket, Engine};
+use crate::metrics::Metrics;
 
 /// What the S3 layer is made of.
 #[derive(Debug)]
@@ -80,6 +82,7 @@ pub struct S3 {
     budget: Arc<Budget>,
     clock: Clock,
     request_ids: RequestIds,
+    metrics: Arc<Metrics>,
 }
 
 impl S3 {
@@ -104,11 +107,29 @@ impl S3 {
             budget,
             clock,
             request_ids,
+            metrics: Arc::new(Metrics::new(Operation::VARIANTS)),
         }
     }
 
     pub fn engine(&self) -> &Engine {
         &self.engine
+    }
+
+    /// What this process counts.
+    pub fn metrics(&self) -> &Arc<Metrics> {
+        &self.metrics
+    }
+
+    /// Memory for bodies in flight: what is free of it, and all of it.
+    pub fn body_memory_bytes(&self) -> (usize, usize) {
+        (self.budget.free_bytes(), self.budget.total_bytes())
+    }
+
+    /// Counts one reply. `operation`: `None` if the request was refused before it was known.
+    fn count(&self, operation: Option<Operation>, reply: &Reply, elapsed: Duration) {
+        let index = operation.map(|operation| operation as usize);
+        self.metrics
+            .observe(index, reply.status().as_u16(), elapsed);
     }
 
     /// A new `x-amz-request-id`, for a reply that is made outside of [`handle`].
@@ -126,13 +147,16 @@ pub async fn handle<B>(s3: &S3, local: &Local, request: Request<B>) -> Response<
 where
     B: Body<Data = Bytes, Error: Into<BodyError>> + 'static,
 {
+    let began = Instant::now();
+    let mut operation = None;
     let id = s3.request_ids.next();
     let (head, body) = request.into_parts();
     let mut body: Option<RequestBody> = Some(Box::pin(body.map_err(Into::into)));
-    let work = AssertUnwindSafe(answer(s3, local, &head, &mut body));
+    let work = AssertUnwindSafe(answer(s3, local, &head, &mut body, &mut operation));
     let outcome = match futures_util::FutureExt::catch_unwind(work).await {
         Ok(outcome) => outcome,
         Err(_) => {
+            s3.metrics.panics.add(1);
             tracing::error!(request_id = %id, method = %head.method, path = head.uri.path(),
                 "a panic ended this request; please report it");
             let close = (http::header::CONNECTION, HeaderValue::from_static("close"));
@@ -148,6 +172,7 @@ where
         }
     };
     reply.headers_mut().insert("x-amz-request-id", id.header());
+    s3.count(operation, &reply, began.elapsed());
     tracing::debug!(request_id = %id, method = %head.method, path = head.uri.path(),
         status = reply.status().as_u16(), "request");
     reply
@@ -158,16 +183,18 @@ pub fn refuse(s3: &S3, error: &S3Error, head: &Parts) -> Response<ReplyBody> {
     let id = s3.request_ids.next();
     log_error(error, head, &id);
     let mut reply = error_reply(error, head, id.as_str());
+    s3.count(None, &reply, Duration::ZERO);
     reply.headers_mut().insert("x-amz-request-id", id.header());
     reply
 }
 
-/// Target, identity, operation, permission; then the verb.
+/// Target, identity, operation, permission; then the verb. `routed` is told the operation.
 async fn answer(
     s3: &S3,
     local: &Local,
     head: &Parts,
     body: &mut Option<RequestBody>,
+    routed: &mut Option<Operation>,
 ) -> Result<Reply, S3Error> {
     let virtual_bucket = virtual_bucket(head, &s3.domains, local);
     let target = request::target(head, virtual_bucket)?;
@@ -175,6 +202,7 @@ async fn answer(
     let who = s3.gate.authenticate(head, virtual_bucket)?;
     let copies = head.headers.contains_key("x-amz-copy-source");
     let operation = route::route(&head.method, &target, &query, copies)?;
+    *routed = Some(operation);
     let call = Call {
         s3,
         head,

@@ -11,7 +11,7 @@ use super::error::{Code, S3Error};
 use super::request::{Query, Target};
 
 /// The operations that this server answers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, strum::VariantNames)]
 pub(super) enum Operation {
     ListBuckets,
     CreateBucket,

@@ -209,6 +209,11 @@ impl FsEngine {
         buckets.iter().map(mount).collect()
     }
 
+    /// When the buckets answer a write.
+    pub fn durability(&self) -> Durability {
+        self.shared.durability
+    }
+
     /// The bucket of that name. In root mode this looks whether its directory still is the one
     /// that is open: one system call.
     pub async fn bucket(&self, name: &BucketName) -> Result<Arc<FsBucket>, EngineError> {

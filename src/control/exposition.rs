@@ -1,0 +1,308 @@
+//! The metrics as text, in Prometheus' format and in OpenMetrics 1.0. Every name stands in
+//! `docs/operations.md`; a test compares.
+
+use std::fmt::{Display, Write as _};
+
+use crate::engine::Engine;
+use crate::s3::S3;
+
+/// The two formats that scrapers ask for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Format {
+    /// Prometheus' text format 0.0.4: what a browser and old scrapers get.
+    Prometheus,
+    OpenMetrics,
+}
+
+impl Format {
+    /// The format that an `Accept` header asks for.
+    pub(super) fn wanted(accept: &str) -> Self {
+        if accept.contains("application/openmetrics-text") {
+            Self::OpenMetrics
+        } else {
+            Self::Prometheus
+        }
+    }
+
+    pub(super) fn content_type(self) -> &'static str {
+        match self {
+            Self::Prometheus => "text/plain; version=0.0.4; charset=utf-8",
+            Self::OpenMetrics => "application/openmetrics-text; version=1.0.0; charset=utf-8",
+        }
+    }
+}
+
+/// Everything that is counted now.
+pub(super) fn page(s3: &S3, format: Format) -> String {
+    let mut page = Page::new(format);
+    page.family("lobos_build_info", Kind::Gauge, "The running version.");
+    page.sample("lobos_build_info", &[("version", VERSION)], 1);
+    requests(&mut page, s3);
+    traffic(&mut page, s3);
+    storage(&mut page, s3.engine());
+    process(&mut page);
+    page.finish()
+}
+
+fn requests(page: &mut Page, s3: &S3) {
+    let rows = s3.metrics().rows();
+    page.family(
+        "lobos_s3_requests_total",
+        Kind::Counter,
+        "Answered requests by S3 operation and HTTP status.",
+    );
+    for row in rows {
+        for (status, count) in row.statuses() {
+            let status = status.map_or("other".to_owned(), |status| status.to_string());
+            let labels = [("operation", row.operation), ("status", &status)];
+            page.sample("lobos_s3_requests_total", &labels, count);
+        }
+    }
+    page.family(
+        "lobos_s3_request_duration_seconds",
+        Kind::Histogram,
+        "Time from a request's head to its reply's head.",
+    );
+    for row in rows {
+        let operation = ("operation", row.operation);
+        let mut count = 0;
+        for (bound, total) in row.buckets() {
+            count = total;
+            let bound = if bound.is_finite() {
+                bound.to_string()
+            } else {
+                "+Inf".to_owned()
+            };
+            if row.statuses().next().is_some() {
+                let labels = [operation, ("le", &bound)];
+                page.sample("lobos_s3_request_duration_seconds_bucket", &labels, total);
+            }
+        }
+        if count > 0 {
+            let labels = [operation];
+            page.sample(
+                "lobos_s3_request_duration_seconds_sum",
+                &labels,
+                row.seconds(),
+            );
+            page.sample("lobos_s3_request_duration_seconds_count", &labels, count);
+        }
+    }
+    page.family(
+        "lobos_panics_total",
+        Kind::Counter,
+        "Panics that became a 500.",
+    );
+    page.sample("lobos_panics_total", &[], s3.metrics().panics.get());
+}
+
+fn traffic(page: &mut Page, s3: &S3) {
+    let metrics = s3.metrics();
+    for (name, help, value) in [
+        (
+            "lobos_received_bytes_total",
+            "Bytes that came over S3 connections.",
+            metrics.received_bytes.get(),
+        ),
+        (
+            "lobos_sent_bytes_total",
+            "Bytes that went over S3 connections.",
+            metrics.sent_bytes.get(),
+        ),
+        (
+            "lobos_connections_accepted_total",
+            "Accepted S3 connections.",
+            metrics.connections_accepted.get(),
+        ),
+    ] {
+        page.family(name, Kind::Counter, help);
+        page.sample(name, &[], value);
+    }
+    let (free, total) = s3.body_memory_bytes();
+    for (name, help, value) in [
+        (
+            "lobos_connections_open",
+            "Open S3 connections.",
+            metrics.connections_open(),
+        ),
+        (
+            "lobos_body_memory_used_bytes",
+            "Memory that request and reply bodies in flight hold.",
+            total.saturating_sub(free) as u64,
+        ),
+        (
+            "lobos_body_memory_limit_bytes",
+            "Memory that they may hold (server.limits.in_flight).",
+            total as u64,
+        ),
+    ] {
+        page.family(name, Kind::Gauge, help);
+        page.sample(name, &[], value);
+    }
+}
+
+fn storage(page: &mut Page, engine: &Engine) {
+    let Engine::Fs(fs) = engine;
+    let mounts = fs.mounts();
+    page.family(
+        "lobos_bucket_free_bytes",
+        Kind::Gauge,
+        "Space that the bucket's file system has left.",
+    );
+    for mount in &mounts {
+        let labels = [("bucket", mount.bucket.as_str())];
+        page.sample("lobos_bucket_free_bytes", &labels, mount.free_bytes);
+    }
+    page.family(
+        "lobos_bucket_durability_info",
+        Kind::Gauge,
+        "When a bucket answers a write: strict or relaxed.",
+    );
+    for mount in &mounts {
+        let durability = fs.durability().as_str();
+        let labels = [
+            ("bucket", mount.bucket.as_str()),
+            ("durability", durability),
+        ];
+        page.sample("lobos_bucket_durability_info", &labels, 1);
+    }
+}
+
+/// The process metrics that every Prometheus client library exports, under their usual names.
+fn process(page: &mut Page) {
+    let Ok(process) = procfs::process::Process::myself() else {
+        return;
+    };
+    if let Ok(stat) = process.stat() {
+        let ticks = procfs::ticks_per_second();
+        let seconds = (stat.utime + stat.stime) as f64 / ticks as f64;
+        page.family(
+            "process_cpu_seconds_total",
+            Kind::Counter,
+            "User and system time of the process.",
+        );
+        page.sample("process_cpu_seconds_total", &[], seconds);
+        page.family(
+            "process_resident_memory_bytes",
+            Kind::Gauge,
+            "Resident memory.",
+        );
+        let resident = stat.rss.saturating_mul(procfs::page_size());
+        page.sample("process_resident_memory_bytes", &[], resident);
+        if let Ok(boot) = procfs::boot_time_secs() {
+            let start = boot as f64 + stat.starttime as f64 / ticks as f64;
+            page.family(
+                "process_start_time_seconds",
+                Kind::Gauge,
+                "Start of the process since 1970-01-01 UTC.",
+            );
+            page.sample("process_start_time_seconds", &[], start);
+        }
+    }
+    if let Ok(open) = process.fd_count() {
+        page.family("process_open_fds", Kind::Gauge, "Open file descriptors.");
+        page.sample("process_open_fds", &[], open);
+    }
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Kind {
+    /// Its name ends in `_total`.
+    Counter,
+    Gauge,
+    Histogram,
+}
+
+/// The text as it grows.
+#[derive(Debug)]
+struct Page {
+    text: String,
+    format: Format,
+}
+
+impl Page {
+    fn new(format: Format) -> Self {
+        Self {
+            text: String::with_capacity(16 << 10),
+            format,
+        }
+    }
+
+    /// Starts a family; its samples follow.
+    fn family(&mut self, name: &str, kind: Kind, help: &str) {
+        // OpenMetrics names a counter's family without the suffix of its samples.
+        let family = match (self.format, kind) {
+            (Format::OpenMetrics, Kind::Counter) => name.strip_suffix("_total").unwrap_or(name),
+            _ => name,
+        };
+        let kind = match kind {
+            Kind::Counter => "counter",
+            Kind::Gauge => "gauge",
+            Kind::Histogram => "histogram",
+        };
+        // Writing to a String cannot fail.
+        let _ = writeln!(self.text, "# HELP {family} {help}\n# TYPE {family} {kind}");
+    }
+
+    fn sample(&mut self, name: &str, labels: &[(&str, &str)], value: impl Display) {
+        self.text.push_str(name);
+        let mut opening = '{';
+        for (label, value) in labels {
+            let _ = write!(self.text, "{opening}{label}=\"{}\"", escaped(value));
+            opening = ',';
+        }
+        if !labels.is_empty() {
+            self.text.push('}');
+        }
+        let _ = writeln!(self.text, " {value}");
+    }
+
+    fn finish(mut self) -> String {
+        if self.format == Format::OpenMetrics {
+            self.text.push_str("# EOF\n");
+        }
+        self.text
+    }
+}
+
+/// A label's value as both formats write it.
+fn escaped(value: &str) -> String {
+    value
+        .replace('\\', "\\\\")
+        .replace('"', "\\\"")
+        .replace('\n', "\\n")
+}
+
+const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_formats_write_labels_and_counters_as_they_must() {
+        let page = |format| {
+            let mut page = Page::new(format);
+            page.family("x_total", Kind::Counter, "Some.");
+            page.sample("x_total", &[("a", "q\"\\\n"), ("b", "")], 7);
+            page.finish()
+        };
+        let sample = "x_total{a=\"q\\\"\\\\\\n\",b=\"\"} 7\n";
+        assert_eq!(
+            page(Format::Prometheus),
+            format!("# HELP x_total Some.\n# TYPE x_total counter\n{sample}")
+        );
+        assert_eq!(
+            page(Format::OpenMetrics),
+            format!("# HELP x Some.\n# TYPE x counter\n{sample}# EOF\n")
+        );
+    }
+
+    #[test]
+    fn the_format_is_the_one_asked_for() {
+        let prometheus = "application/openmetrics-text;version=1.0.0;q=0.5,text/plain;q=0.1";
+        assert_eq!(Format::wanted(prometheus), Format::OpenMetrics);
+        assert_eq!(Format::wanted("*/*"), Format::Prometheus);
+        assert_eq!(Format::wanted(""), Format::Prometheus);
+    }
+}

@@ -1,0 +1,138 @@
+"""The metrics endpoint: what a scraper gets, and what happens to its port."""
+
+import re
+import socket
+import urllib.error
+import urllib.request
+
+import pytest
+from prometheus_client import parser
+from prometheus_client.openmetrics import parser as openmetrics
+
+from lobos import REPOSITORY
+
+OPEN_METRICS = "application/openmetrics-text; version=1.0.0; q=0.9, text/plain; q=0.1"
+
+
+@pytest.fixture
+def scraped(start, tmp_path):
+    """A server with one bucket whose metrics are at a free port, and the URL of the metrics."""
+    config = tmp_path / "lobos.cfg"
+    config.write_text(f"""
+        [server]
+        listen = "127.0.0.1:0"
+        [filesystem.buckets]
+        data = "{tmp_path}/data"
+        [metrics]
+        listen = "127.0.0.1:0"
+    """)
+    server = start("-c", config)
+    return server, re.search(r"^metrics: (http://\S+/metrics)$", server.printed(), re.M)[1]
+
+
+def get(url, accept="*/*"):
+    request = urllib.request.Request(url, headers={"Accept": accept})
+    with urllib.request.urlopen(request, timeout=10) as reply:
+        return reply.headers["Content-Type"], reply.read().decode()
+
+
+def samples(families):
+    return {(s.name, *sorted(s.labels.items())): s.value for f in families for s in f.samples}
+
+
+def test_requests_are_counted_by_operation_and_status(scraped):
+    server, url = scraped
+    s3 = server.client()
+    s3.put_object(Bucket="data", Key="a", Body=b"x" * 100_000)
+    for _ in range(3):
+        s3.get_object(Bucket="data", Key="a")["Body"].read()
+    with pytest.raises(s3.exceptions.NoSuchKey):
+        s3.get_object(Bucket="data", Key="b")
+    with pytest.raises(urllib.error.HTTPError):
+        get(f"{server.endpoint}/data?x=%FF")
+    found = samples(parser.text_string_to_metric_families(get(url)[1]))
+    requests = "lobos_s3_requests_total"
+    seconds = "lobos_s3_request_duration_seconds"
+    of_get, infinity = ("operation", "GetObject"), ("le", "+Inf")
+    assert found[requests, of_get, ("status", "200")] == 3
+    assert found[requests, of_get, ("status", "404")] == 1
+    assert found[requests, ("operation", "PutObject"), ("status", "200")] == 1
+    assert any(name == requests and dict(labels)["operation"] == "Unknown"
+               for name, *labels in found)
+    assert found[f"{seconds}_count", of_get] == 4 == found[f"{seconds}_bucket", infinity, of_get]
+    assert 0 < found[f"{seconds}_sum", of_get] < 60
+    assert found["lobos_received_bytes_total",] > 100_000
+    assert found["lobos_sent_bytes_total",] > 300_000
+    accepted = found["lobos_connections_accepted_total",]
+    assert 1 <= found["lobos_connections_open",] <= accepted
+    assert found["lobos_panics_total",] == 0
+    assert found["lobos_bucket_durability_info", ("bucket", "data"), ("durability", "strict")] == 1
+    assert found["lobos_bucket_free_bytes", ("bucket", "data")] > 0
+    assert 0 < found["process_resident_memory_bytes",] < 1 << 30
+    assert found["process_open_fds",] > 3
+
+
+def test_both_formats_hold_the_same_and_every_documented_name(scraped):
+    server, url = scraped
+    server.client().list_objects_v2(Bucket="data")
+    kind, text = get(url)
+    assert kind == "text/plain; version=0.0.4; charset=utf-8"
+    plain = list(parser.text_string_to_metric_families(text))
+    kind, text = get(url, OPEN_METRICS)
+    assert kind.startswith("application/openmetrics-text; version=1.0.0")
+    opened = list(openmetrics.text_string_to_metric_families(text))
+    assert samples(plain).keys() == samples(opened).keys()
+    documentation = (REPOSITORY / "docs" / "operations.md").read_text()
+    documentation = documentation.split("## Metrics")[1].split("\n## ")[0]
+    documented = set(re.findall(r"`((?:lobos|process)_[a-z0-9_]+)`", documentation))
+    names = {f.name + "_total" * (f.type == "counter") for f in plain}
+    assert names == documented
+
+
+def test_other_paths_and_methods_are_refused(scraped):
+    _, url = scraped
+    for path, method, status in [("/", "GET", 404), ("/metrics", "POST", 405)]:
+        request = urllib.request.Request(url.removesuffix("/metrics") + path, method=method)
+        with pytest.raises(urllib.error.HTTPError) as refused:
+            urllib.request.urlopen(request, timeout=10)
+        assert refused.value.code == status
+
+
+def test_a_configured_port_that_is_taken_is_an_error(start, tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = "127.0.0.1:%d" % taken.getsockname()[1]
+        config = tmp_path / "lobos.cfg"
+        config.write_text(f"""
+            [server]
+            listen = "127.0.0.1:0"
+            [filesystem.buckets]
+            data = "{tmp_path}/data"
+            [metrics]
+            listen = "{address}"
+        """)
+        with pytest.raises(AssertionError, match=f"cannot listen on {address}"):
+            start("-c", config)
+
+
+def test_the_usual_port_that_is_taken_is_a_warning(start, tmp_path):
+    servers = [start("serve", tmp_path / "data", "--listen", "127.0.0.1:0") for _ in range(2)]
+    without = [server for server in servers if "\nmetrics: " not in server.printed()]
+    assert without, "both listen at 127.0.0.1:9091"
+    for server in without:
+        assert "127.0.0.1:9091 is in use" in server.log.read_text()
+        server.client().list_objects_v2(Bucket="data")
+
+
+def test_metrics_can_be_turned_off(start, tmp_path):
+    config = tmp_path / "lobos.cfg"
+    config.write_text(f"""
+        [server]
+        listen = "127.0.0.1:0"
+        [filesystem.buckets]
+        data = "{tmp_path}/data"
+        [metrics]
+        enabled = false
+    """)
+    server = start("-c", config)
+    assert "\nmetrics: " not in server.printed()
+    assert "no metrics" not in server.log.read_text()
