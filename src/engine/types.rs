@@ -250,17 +250,14 @@ impl Precondition {
         *self == Self::default()
     }
 
-    /// `Err(NoSuchKey)` when an entry is asked for and there is none (S3 answers 404 then),
-    /// `Err(PreconditionFailed)` when one is there and does not fit.
+    /// `Err(NoSuchKey)` when an ETag is asked for and there is no entry (S3 answers 404 then),
+    /// `Err(PreconditionFailed)` when an entry is there and does not fit. Time and size say only
+    /// what an entry must be like if there is one: S3 documents 204 for a key that is absent.
     pub fn check(&self, current: Option<&Entry>) -> Result<(), EngineError> {
         let Some(entry) = current else {
-            let asks = self.if_match.is_some()
-                || self.if_modified_at.is_some()
-                || self.if_size_bytes.is_some();
-            return if asks {
-                Err(EngineError::NoSuchKey)
-            } else {
-                Ok(())
+            return match self.if_match {
+                Some(_) => Err(EngineError::NoSuchKey),
+                None => Ok(()),
             };
         };
         let holds = self

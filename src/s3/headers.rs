@@ -54,7 +54,7 @@ fn without_framing(raw: &str) -> Option<Box<str>> {
         .map(str::trim)
         .filter(|coding| !coding.is_empty() && !coding.eq_ignore_ascii_case("aws-chunked"))
         .collect();
-    (!kept.is_empty()).then(|| kept.join(",").into())
+    (!kept.is_empty()).then(|| kept.join(", ").into())
 }
 
 /// Repeated headers are joined by a comma, as S3 joins them.
@@ -212,7 +212,8 @@ mod tests {
         for (sent, stored) in [
             ("aws-chunked", None),
             ("gzip, aws-chunked", Some("gzip")),
-            ("AWS-Chunked,gzip,br", Some("gzip,br")),
+            ("deflate, aws-chunked, gzip", Some("deflate, gzip")),
+            ("AWS-Chunked,gzip,br", Some("gzip, br")),
             ("gzip", Some("gzip")),
         ] {
             let metadata = metadata(&map(&[("content-encoding", sent)])).unwrap();

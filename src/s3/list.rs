@@ -26,8 +26,9 @@ pub(super) async fn objects_v1(
     let mut out = asked.start(call, "ListBucketResult", name, &page).await?;
     out.xml.leaf("Marker", &asked.shown(marker));
     out.xml.number("MaxKeys", asked.limit as u64);
-    if let Some(last) = page.items.last().filter(|_| page.truncated) {
-        // Clients that list without a delimiter go on at the last key, but the element helps all.
+    // Without a delimiter the last key is the next marker, and S3 leaves the element out.
+    let names_next = page.truncated && asked.delimiter.is_some();
+    if let Some(last) = page.items.last().filter(|_| names_next) {
         out.xml.leaf("NextMarker", &asked.shown(last.name()));
     }
     let owner = Owner::of(call, bucket).await?;
@@ -44,7 +45,7 @@ pub(super) async fn objects_v2(
     let asked = Asked::parse(call)?;
     let start_after = call.query.get("start-after");
     let token = call.query.get("continuation-token");
-    let resume = match token {
+    let resume = match token.filter(|token| !token.is_empty()) {
         Some(token) => Some(decode_token(token)?),
         None => start_after.and_then(|after| asked.resume_at(after)),
     };

@@ -200,6 +200,9 @@ async fn answer(
     let target = request::target(head, virtual_bucket)?;
     let query = Query::parse(head.uri.query())?;
     let who = s3.gate.authenticate(head, virtual_bucket)?;
+    // From here on a presigned request's parameters are the headers that they stand for.
+    let hoisted = auth::hoisted(head)?;
+    let head = hoisted.as_ref().unwrap_or(head);
     let copies = head.headers.contains_key("x-amz-copy-source");
     let operation = route::route(&head.method, &target, &query, copies)?;
     *routed = Some(operation);

@@ -69,9 +69,11 @@ pub(super) fn route(
     let Some(row) = found else {
         return Err(no_operation(method));
     };
-    refuse_foreign_parameters(method, level, row, query)?;
     match row.answer {
-        Answer::Verb(operation) => Ok(operation),
+        Answer::Verb(operation) => {
+            refuse_foreign_parameters(method, level, row, query)?;
+            Ok(operation)
+        }
         Answer::NotImplemented(name) => Err(not_implemented(name)),
     }
 }

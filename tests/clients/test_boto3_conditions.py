@@ -160,3 +160,14 @@ def test_one_of_many_conditional_writers_wins(site):
             thread.join()
         assert len(outcomes) == 1
         assert site.read(f"race-{attempt}") == b"%d" % outcomes[0]
+
+
+def test_deletes_of_absent_keys_with_conditions(site):
+    """S3 documents 204 for size and time where there is no object; an ETag asks for one."""
+    delete = site.s3.delete_object
+    long_ago = datetime.datetime(2020, 1, 1, tzinfo=datetime.UTC)
+    for condition in ({"IfMatchSize": 9}, {"IfMatchLastModifiedTime": long_ago}):
+        answer = delete(Bucket="demo", Key="absent", **condition)
+        assert answer["ResponseMetadata"]["HTTPStatusCode"] == 204, condition
+    refusal = refused(delete, Bucket="demo", Key="absent", IfMatch=OTHER)
+    assert refusal[:2] == (404, "NoSuchKey")

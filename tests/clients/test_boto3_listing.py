@@ -156,3 +156,10 @@ def test_lobos_own_directory_is_hidden(site):
     assert site.read(".lobos/tmp/x") == b"a legal key all the same"
     assert not (site.directory / ".lobos" / "tmp" / "x").exists()
     assert site.keys() == [".lobos/tmp/x", "a", "a/b"]
+
+
+def test_an_empty_continuation_token_is_the_first_page(site):
+    site.put("a")
+    page = site.s3.list_objects_v2(Bucket="demo", ContinuationToken="")
+    assert [entry["Key"] for entry in page["Contents"]] == ["a"]
+    assert page["ContinuationToken"] == ""

@@ -228,3 +228,10 @@ def test_the_answer_to_completion_is_one_document(site, upload):
     assert answer.status == 200 and answer.headers["Content-Type"] == "application/xml"
     assert answer.body.count(b"<?xml") == 1
     assert re.search(rb"<Location>[^<]+</Location>", answer.body)
+
+
+def test_completing_an_upload_that_never_was(site):
+    parts = {"Parts": [{"ETag": "1234", "PartNumber": 1}]}
+    answer = refused(site.s3.complete_multipart_upload, Bucket="demo", Key="k",
+                     UploadId="nobody-opened-this", MultipartUpload=parts)
+    assert answer[:2] == (404, "NoSuchUpload")

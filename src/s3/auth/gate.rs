@@ -11,7 +11,7 @@ use http::{HeaderMap, HeaderValue};
 use super::canonical::{Query, has_token};
 use super::chunked::ChunkSigner;
 use super::users::{Identity, User, Users};
-use super::{presigned, sigv4};
+use super::{presigned, sigv2, sigv4};
 use crate::clock::{Clock, Timestamp};
 use crate::s3::checksum::unhex;
 use crate::s3::error::{Code, S3Error};
@@ -22,7 +22,7 @@ pub struct GateSettings {
     pub users: Arc<ArcSwap<Users>>,
     /// Named in errors; signatures may be made for any region.
     pub region: Box<str>,
-    /// Whether presigned requests of signature version 2 are taken.
+    /// Whether requests of signature version 2 are taken, in the header and presigned.
     pub sigv2: bool,
     /// `false`: everybody is the root user and signatures are ignored.
     pub required: bool,
@@ -75,10 +75,14 @@ impl Gate {
                 (Identity::User(user), payload)
             }
             Kind::QueryV2 if self.settings.sigv2 => {
-                let (user, payload) = presigned::verify_v2(&check, virtual_bucket)?;
+                let (user, payload) = sigv2::verify_query(&check, virtual_bucket)?;
                 (Identity::User(user), payload)
             }
-            Kind::QueryV2 => return Err(v2_refused()),
+            Kind::HeaderV2(credentials) if self.settings.sigv2 => {
+                let (user, payload) = sigv2::verify_header(&check, credentials, virtual_bucket)?;
+                (Identity::User(user), payload)
+            }
+            Kind::HeaderV2(_) | Kind::QueryV2 => return Err(v2_refused()),
             Kind::Anonymous => (Identity::Anonymous, PayloadSpec::anonymous(&head.headers)?),
         };
         Ok(Authenticated { identity, payload })
@@ -273,6 +277,8 @@ pub(super) const CONTENT_SHA256: &str = "x-amz-content-sha256";
 enum Kind<'a> {
     /// What follows the scheme in the Authorization header.
     HeaderV4(&'a str),
+    /// The same for version 2.
+    HeaderV2(&'a str),
     QueryV4,
     QueryV2,
     Anonymous,
@@ -307,7 +313,7 @@ impl<'a> Kind<'a> {
         match scheme {
             "AWS4-HMAC-SHA256" => Ok(Self::HeaderV4(rest)),
             "AWS4-ECDSA-P256-SHA256" => Err(v4a_refused()),
-            "AWS" if rest.contains(':') => Err(v2_refused()),
+            "AWS" => Ok(Self::HeaderV2(rest)),
             _ => Err(S3Error::with_message(
                 Code::InvalidArgument,
                 "Unsupported Authorization Type; sign with AWS4-HMAC-SHA256.",

@@ -300,7 +300,7 @@ impl Stamp {
     }
 
     /// The time of `x-amz-date`, else of `Date`; each in ISO 8601's basic format or HTTP's.
-    fn of_headers(headers: &HeaderMap) -> Result<Self, S3Error> {
+    pub(super) fn of_headers(headers: &HeaderMap) -> Result<Self, S3Error> {
         let text = match single(headers, "x-amz-date")? {
             Some(text) => Some(text),
             None => single(headers, DATE.as_str())?,
@@ -313,10 +313,19 @@ impl Stamp {
     }
 
     fn parse_http(text: &str) -> Option<Self> {
-        let time = httpdate::parse_http_date(text).ok()?;
-        let since = time.duration_since(std::time::UNIX_EPOCH).ok()?;
-        let unix_seconds = i64::try_from(since.as_secs()).ok()?;
-        let time = jiff::Timestamp::from_second(unix_seconds).ok()?;
+        let with_zone = || {
+            jiff::fmt::rfc2822::parse(text)
+                .ok()
+                .map(|at| at.timestamp())
+        };
+        let in_gmt = || {
+            let time = httpdate::parse_http_date(text).ok()?;
+            let since = time.duration_since(std::time::UNIX_EPOCH).ok()?;
+            jiff::Timestamp::from_second(i64::try_from(since.as_secs()).ok()?).ok()
+        };
+        // Signers of version 2 write the zone as `+0000`.
+        let time = in_gmt().or_else(with_zone)?;
+        let unix_seconds = time.as_second();
         let text = time.strftime("%Y%m%dT%H%M%SZ").to_string();
         Some(Self {
             text: text.as_bytes().try_into().ok()?,
@@ -324,7 +333,7 @@ impl Stamp {
         })
     }
 
-    fn refuse_skew(&self, now: Timestamp) -> Result<(), S3Error> {
+    pub(super) fn refuse_skew(&self, now: Timestamp) -> Result<(), S3Error> {
         if self.unix_seconds.abs_diff(now.unix_seconds()) <= CLOCK_SKEW_SECONDS_MAX {
             return Ok(());
         }

@@ -44,9 +44,11 @@ pub(crate) async fn complete(
                 precondition,
             }
         }
-        // It may be a repetition of a request that succeeded: the engine knows.
+        // It may be a repetition of a request that succeeded: the engine knows. ETags that no part
+        // can have name no such upload.
         Err(EngineError::NoSuchUpload) => CompletePlan {
-            etag: etag_of(listed.iter().map(|part| &part.etag))?,
+            etag: etag_of(listed.iter().map(|part| &part.etag))
+                .map_err(|_| super::missing(EngineError::NoSuchUpload, &id))?,
             parts: Vec::new(),
             checksum: None,
             precondition,

@@ -159,7 +159,7 @@ fn sec_auth_dispatch_header_schemes() {
         ],
     );
     refused(
-        Code::InvalidRequest,
+        Code::InvalidAccessKeyId,
         [("v2", authorization("AWS AKIA:c2ln"))],
     );
     refused(
@@ -335,4 +335,101 @@ fn a_date_header_or_an_http_date_tells_the_time_too() {
             "{name}"
         );
     }
+}
+
+fn v2(signer: &Signer, sent: Sent, resource: &str) -> Sent {
+    signer.in_header_v2(sent, "Fri, 24 May 2013 00:00:00 +0000", resource)
+}
+
+#[test]
+fn sec_auth_dispatch_header_v2_takes_good_signatures() {
+    let good = Signer::default();
+    passes([
+        ("good", v2(&good, get(), "/bucket/key")),
+        (
+            "date of HTTP",
+            good.in_header_v2(get(), "Fri, 24 May 2013 00:14:00 GMT", "/bucket/key"),
+        ),
+        (
+            "x-amz-date",
+            good.in_header_v2(get().header("x-amz-date", STAMP), "", "/bucket/key"),
+        ),
+        (
+            "sub-resource",
+            v2(
+                &good,
+                Sent::new("GET", "/bucket/key?acl", HOST),
+                "/bucket/key?acl",
+            ),
+        ),
+        (
+            "page of a listing",
+            v2(
+                &good,
+                Sent::new("GET", "/bucket/?prefix=a", HOST),
+                "/bucket/",
+            ),
+        ),
+        (
+            "metadata",
+            v2(&good, get().header("x-amz-meta-a", "b c"), "/bucket/key"),
+        ),
+    ]);
+}
+
+#[test]
+fn sec_auth_dispatch_header_v2_refuses_all_else() {
+    let good = Signer::default();
+    refused(
+        Code::SignatureDoesNotMatch,
+        [
+            ("secret", v2(&wrong_secret(), get(), "/bucket/key")),
+            ("other key", v2(&good, get(), "/bucket/other")),
+            (
+                "header added",
+                v2(&good, get(), "/bucket/key").header("x-amz-meta-a", "b"),
+            ),
+            (
+                "type added",
+                v2(&good, get(), "/bucket/key").header("content-type", "b"),
+            ),
+            (
+                "sub-resource added",
+                v2(
+                    &good,
+                    Sent::new("GET", "/bucket/key?acl", HOST),
+                    "/bucket/key",
+                ),
+            ),
+        ],
+    );
+    let late = good.in_header_v2(get(), "Fri, 24 May 2013 00:16:00 GMT", "/bucket/key");
+    refused(Code::RequestTimeTooSkewed, [("late", late)]);
+    refused(
+        Code::AccessDenied,
+        [
+            ("no date", good.in_header_v2(get(), "", "/bucket/key")),
+            (
+                "no such date",
+                good.in_header_v2(get(), "today", "/bucket/key"),
+            ),
+            (
+                "parameter that is not signed",
+                v2(
+                    &good,
+                    Sent::new("GET", "/bucket/key?x-amz-acl=private", HOST),
+                    "/bucket/key",
+                ),
+            ),
+        ],
+    );
+    refused(
+        Code::InvalidAccessKeyId,
+        [("key", v2(&wrong_key(), get(), "/bucket/key"))],
+    );
+    let off = gate_with(NOW, true, false);
+    assert_eq!(
+        code(&off, &v2(&good, get(), "/bucket/key")),
+        Err(Code::InvalidRequest)
+    );
 }

@@ -224,6 +224,25 @@ impl Signer {
 
     /// Adds the parameters of a presigned request of version 2. `resource` is the signed one.
     fn in_query_v2(&self, sent: Sent, expires: i64, resource: &str) -> Sent {
+        let signature = self.signature_v2(&sent, &expires.to_string(), resource);
+        sent.param("AWSAccessKeyId", &self.access_key)
+            .param("Expires", &expires.to_string())
+            .param("Signature", &signature)
+    }
+
+    /// `date`: the Date header; empty where `x-amz-date` is among the headers.
+    fn in_header_v2(&self, sent: Sent, date: &str, resource: &str) -> Sent {
+        let signature = self.signature_v2(&sent, date, resource);
+        let sent = if date.is_empty() {
+            sent
+        } else {
+            sent.header("date", date)
+        };
+        let credentials = format!("AWS {}:{signature}", self.access_key);
+        sent.header("authorization", &credentials)
+    }
+
+    fn signature_v2(&self, sent: &Sent, date: &str, resource: &str) -> String {
         let value = |wanted: &str| {
             let found = sent.headers.iter().find(|(name, _)| name == wanted);
             found.map_or(String::new(), |(_, value)| {
@@ -232,7 +251,7 @@ impl Signer {
         };
         let mut text = format!("{}\n", sent.method);
         text += &format!(
-            "{}\n{}\n{expires}\n",
+            "{}\n{}\n{date}\n",
             value("content-md5"),
             value("content-type")
         );
@@ -246,11 +265,7 @@ impl Signer {
         text += resource;
         let mut mac = Hmac::<Sha1>::new_from_slice(self.secret.as_bytes()).unwrap();
         mac.update(text.as_bytes());
-        let signature =
-            base64::engine::general_purpose::STANDARD.encode(mac.finalize().into_bytes());
-        sent.param("AWSAccessKeyId", &self.access_key)
-            .param("Expires", &expires.to_string())
-            .param("Signature", &signature)
+        base64::engine::general_purpose::STANDARD.encode(mac.finalize().into_bytes())
     }
 
     fn scope(&self) -> String {

@@ -343,3 +343,42 @@ fn a_presigned_v2_request_to_a_virtual_host_signs_the_bucket() {
         );
     }
 }
+
+#[test]
+fn headers_that_a_signer_moved_into_the_query_are_headers_again() {
+    let hoisted = |sent: Sent| super::super::hoisted(&sent.parts());
+    let sign = |sent: Sent| Signer::default().in_query(sent, "60");
+    assert!(
+        hoisted(get().param("x-amz-acl", "private"))
+            .unwrap()
+            .is_none()
+    );
+    assert!(hoisted(sign(get())).unwrap().is_none());
+    let sent = sign(
+        get()
+            .param("X-Amz-Meta-A", "b c")
+            .param("x-amz-acl", "private"),
+    );
+    assert_eq!(code(&gate(), &sent), Ok("alice".into()));
+    let head = hoisted(sent).unwrap().unwrap();
+    assert_eq!(head.headers["x-amz-meta-a"], "b c");
+    assert_eq!(head.headers["x-amz-acl"], "private");
+    assert!(!head.headers.contains_key("x-amz-expires"));
+    let twice = sign(
+        get()
+            .header("x-amz-acl", "private")
+            .param("x-amz-acl", "private"),
+    );
+    assert!(hoisted(twice).is_ok());
+    let differs = sign(
+        get()
+            .header("x-amz-acl", "private")
+            .param("x-amz-acl", "public-read"),
+    );
+    assert_eq!(hoisted(differs).unwrap_err().code, Code::InvalidRequest);
+    let split = sign(get().param("x-amz-meta-a", "b\r\nx: y"));
+    assert_eq!(hoisted(split).unwrap_err().code, Code::InvalidRequest);
+    for framing in ["x-amz-trailer", "x-amz-decoded-content-length"] {
+        assert!(hoisted(sign(get().param(framing, "1"))).unwrap().is_none());
+    }
+}
