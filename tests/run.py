@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Runs every check of the repository, one stage after another, and counts the tests.
 
-`make test` calls this. Stages: format, lints, Rust tests, release build, client tests. A stage
-that fails stops the run. The last line is `N passed, N failed, N skipped`; a Rust test that finds
+`make test` calls this. Stages: format, lints, Rust tests, crash tests, release build, client tests.
+A stage that fails stops the run. The last line is `N passed, N failed, N skipped`; a Rust test that finds
 it cannot run here says so with a line `skipped: NAME: REASON` and counts as skipped, as ignored
 ones do. Needs cargo, a C compiler and Python 3.11.
 """
@@ -20,8 +20,9 @@ from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 CLIENTS = REPOSITORY / "tests" / "clients"
+CRASH = REPOSITORY / "tests" / "crash"
 TARGET = Path(os.environ.get("CARGO_TARGET_DIR", REPOSITORY / "target"))
-STAGES = ["format", "lint", "rust", "build", "clients"]
+STAGES = ["format", "lint", "rust", "crash", "build", "clients"]
 
 
 def main(chosen):
@@ -116,17 +117,28 @@ def count_rust(lines, counts):
     counts.passed -= len({line.split(": ")[1] for line in said})
 
 
+def stage_crash(counts):
+    """kill -9, loss of power, full disks, failing system calls: against the debug build."""
+    if not command(["cargo", "build", "--bin", "lobos"]):
+        return False
+    return python_tests(counts, CRASH, TARGET / "debug" / "lobos")
+
+
 def stage_clients(counts):
+    return python_tests(counts, CLIENTS, TARGET / "release" / "lobos")
+
+
+def python_tests(counts, room, binary):
     python = client_python()
     if python is None:
         return False
-    report = TARGET / "client-tests.xml"
+    report = TARGET / f"{room.name}-tests.xml"
     report.unlink(missing_ok=True)
     command_line, environment = python
     environment = os.environ | environment | {"PYTHONDONTWRITEBYTECODE": "1"}
-    environment.setdefault("LOBOS_BINARY", str(TARGET / "release" / "lobos"))
-    ok = command([*command_line, "-m", "pytest", CLIENTS, "-q", f"--junitxml={report}",
-                  *os.environ.get("PYTEST_ARGS", "").split()], environment, CLIENTS)
+    environment.setdefault("LOBOS_BINARY", str(binary))
+    ok = command([*command_line, "-m", "pytest", room, "-q", f"--junitxml={report}",
+                  *os.environ.get("PYTEST_ARGS", "").split()], environment, room)
     if not report.is_file():
         counts.failed += 1
         return False

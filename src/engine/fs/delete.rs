@@ -43,10 +43,17 @@ impl FsBucket {
         if let Some(path) = tree_path(key) {
             self.remove_file(lock, path)?;
         }
+        self.sweep_side(key, None);
         if found.is_none() {
+            // Who removed it may have died before that was durable, and before it could remove the
+            // directories; the answer says that it is, and nobody else will come by.
+            if let Some(path) = tree_path(key) {
+                self.sync_nearest(path)?;
+                self.prune(&lock.home, path);
+            }
+            self.sync_nearest(&overlay::path(key))?;
             return Ok(Deleted::Absent);
         }
-        self.sweep_side(key, None);
         Ok(Deleted::Removed)
     }
 

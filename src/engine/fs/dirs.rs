@@ -14,10 +14,11 @@ use rustix::io::Errno;
 
 use super::RESERVED;
 use super::bucket::{Anchor, FsBucket};
+use super::faults::Doing;
 use super::overlay;
 use super::scratch::{Home, Stage, remove_tree};
 use super::types::KeyHash;
-use super::walk::split;
+use super::walk::{is_absent, split};
 use crate::engine::types::hex;
 use crate::engine::{Durability, EngineError};
 use crate::io::files::{self, Attribute, Stat};
@@ -180,7 +181,11 @@ impl FsBucket {
 
     /// `false`: it stays.
     fn prune_one(&self, home: &Home, path: &str) -> Result<bool, Errno> {
-        let dir = self.open_directory(path)?;
+        let dir = match self.open_directory(path) {
+            // Who removed it may have died before it could go on.
+            Err(Errno::NOENT) => return Ok(true),
+            dir => dir?,
+        };
         let is_ours = path.starts_with(RESERVED);
         if !is_ours && !self.is_made_by_s3(&dir, path)? {
             return Ok(false);
@@ -212,6 +217,19 @@ impl FsBucket {
         }
         self.sync_chain(path, dir)
             .map_err(|errno| self.poison(errno))
+    }
+
+    /// Makes durable whether there is a file at `path`, which is answered for but was not changed
+    /// here: by a sync of its directory, or of the nearest one above it that is there.
+    pub(super) fn sync_nearest(&self, path: &str) -> Result<(), EngineError> {
+        let mut above = split(path).0;
+        loop {
+            match self.open_directory(above) {
+                Ok(dir) => return self.sync_directory(above, &dir),
+                Err(errno) if is_absent(errno) && above != "." => above = split(above).0,
+                Err(errno) => return Err(errno).doing("opening the directory of a key"),
+            }
+        }
     }
 
     fn sync_chain(&self, path: &str, dir: impl AsFd) -> Result<(), Errno> {

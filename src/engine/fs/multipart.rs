@@ -21,12 +21,13 @@ use super::draft::{Content, Draft, Spool, Waiting};
 use super::faults::{Doing, fault, off_shard};
 use super::ledger::{Assembly, Committed, Fact, Place, Proposal, Slot};
 use super::lock::KeyLock;
+use super::overlay;
 use super::put::{FsWriter, copy_bytes};
 use super::record::part_sizes;
 use super::scratch::Home;
 use super::types::Description;
 use super::uploads::{DATA, OpenUpload, Turn};
-use super::walk::{Patience, is_absent, split, tree_path};
+use super::walk::{self, Patience, is_absent, split, tree_path};
 use crate::engine::types::hex;
 use crate::engine::{
     Checksum, CompletePlan, ETag, EngineError, Entry, ObjectKey, Part, PartsPage, Upload, UploadId,
@@ -348,8 +349,15 @@ impl FsBucket {
         let file = files::reopen_for_read(&pinned.file).doing(DOING)?;
         let stat = files::stat(&file).doing(DOING)?;
         let record = self.read_record(key, &file, &stat)?;
-        let record = record.filter(|record| record.upload.as_ref() == Some(id));
-        Ok(record.map(|record| Arc::new(record.into_entry(&stat))))
+        let Some(record) = record.filter(|record| record.upload.as_ref() == Some(id)) else {
+            return Ok(None);
+        };
+        // Who gave it its name may have died before that was durable.
+        match (pinned.place, tree_path(key)) {
+            (walk::Place::Tree, Some(path)) => self.sync_nearest(path)?,
+            _ => self.sync_nearest(&overlay::path(key))?,
+        }
+        Ok(Some(Arc::new(record.into_entry(&stat))))
     }
 
     /// Holds the upload's lock and the key's, in this order everywhere.
@@ -464,7 +472,7 @@ impl FsBucket {
     ) -> Result<Draft, EngineError> {
         const DOING: &str = "opening a part";
         let draft = self.draft_for(home, key)?;
-        let slot_bytes = upload.ledger().slot_bytes.unwrap_or(0);
+        let slot_bytes = upload.ledger().slot_bytes;
         let mut data: Option<OwnedFd> = None;
         let mut end_bytes = 0;
         for Committed { part, place } in chosen {
@@ -473,6 +481,9 @@ impl FsBucket {
                     if data.is_none() {
                         data = Some(files::open_existing(&upload.dir, DATA).doing(DOING)?);
                     }
+                    let slot_bytes = slot_bytes.ok_or(EngineError::Corrupt {
+                        what: "the ledger of an upload has parts in slots and no size of slots",
+                    })?;
                     (None, u64::from(part.number - 1) * slot_bytes)
                 }
                 Place::File(name) => {
