@@ -9,7 +9,8 @@ pub mod conn;
 pub mod control;
 pub mod credentials;
 pub mod engine;
-mod io;
+#[doc(hidden)]
+pub mod io;
 pub mod limits;
 pub mod listen;
 pub mod metrics;

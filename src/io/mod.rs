@@ -1,4 +1,9 @@
-//! The system below the engines: files and buffers. The only room that may hold `unsafe`.
+//! The system below the engines: files, buffers and devices. The only room that may hold `unsafe`.
 
 pub(crate) mod buf;
+pub mod device;
+pub mod dma;
 pub(crate) mod files;
+mod media;
+pub mod sim;
+mod uring;
