@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use crate::config::shell_quoted;
 use crate::credentials::KeyPair;
 use crate::engine::Durability;
 
@@ -278,14 +279,6 @@ fn size_text(bytes: u64) -> String {
     }
     let name = units.get(unit).unwrap_or(&"B");
     format!("{}.{} {name}", tenths / 10, tenths % 10)
-}
-
-fn shell_quoted(text: &str) -> String {
-    let plain = |b: u8| b.is_ascii_alphanumeric() || b"-_./:@%+,=[]".contains(&b);
-    if !text.is_empty() && text.bytes().all(plain) && !text.contains(['[', ']']) {
-        return text.to_owned();
-    }
-    format!("'{}'", text.replace('\'', "'\\''"))
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@ use std::process::ExitCode;
 use clap::builder::Resettable;
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::LevelFilter;
 
 use crate::banner;
 use crate::clock::{Clock, Entropy};
@@ -372,12 +373,19 @@ fn start_log(log: &Log) -> Result<(), String> {
 }
 
 fn log_filter(log: &Log) -> Result<EnvFilter, String> {
-    EnvFilter::try_new(&log.level).map_err(|error| {
+    let wrong = |why: String| {
         format!(
-            "the log level `{}` cannot be read: {error}; write error, warn, info, debug or trace",
+            "the log level `{}` cannot be read: {why}; write error, warn, info, debug or trace, \
+             or a filter such as warn,lobos=debug",
             log.level
         )
-    })
+    };
+    // A lone word that is no level would name a target, and all others would be silent.
+    let mut alone = log.level.split(',').filter(|part| !part.contains('='));
+    if let Some(part) = alone.find(|part| part.trim().parse::<LevelFilter>().is_err()) {
+        return Err(wrong(format!("`{part}` is no level")));
+    }
+    EnvFilter::try_new(&log.level).map_err(|error| wrong(error.to_string()))
 }
 
 fn name_and_directory(text: &str) -> Result<(String, PathBuf), String> {
@@ -417,6 +425,30 @@ mod tests {
             }
         }
         assert!(flags > 15, "{flags}");
+    }
+
+    #[test]
+    fn a_log_level_that_would_silence_everything_is_refused() {
+        let read = |level: &str| {
+            let log = Log {
+                level: level.into(),
+                format: LogFormat::Text,
+            };
+            log_filter(&log).map(|_| ())
+        };
+        for level in [
+            "warn",
+            "INFO",
+            "off",
+            "warn,lobos=debug",
+            "lobos::s3=trace,error",
+        ] {
+            assert_eq!(read(level), Ok(()), "{level}");
+        }
+        for level in ["noisy", "warn,lobos", "lobos=loud", "warn=="] {
+            let error = read(level).unwrap_err();
+            assert!(error.contains("error, warn, info"), "{error}");
+        }
     }
 
     #[test]

@@ -22,7 +22,7 @@ use zeroize::Zeroizing;
 
 use crate::engine::{BucketName, Durability};
 
-pub use units::Listen;
+pub use units::{Listen, shell_quoted};
 
 /// Everything that the server is told, checked.
 #[derive(Debug)]
@@ -525,7 +525,7 @@ fn bucket_of_directory(dir: &Path) -> Result<BucketName, ConfigError> {
              lobos serve --bucket NAME={}",
             dir.display(),
             error.reason,
-            dir.display()
+            shell_quoted(&dir.display().to_string())
         ))
     })
 }

@@ -68,6 +68,7 @@ pub fn run(
     start: Start,
     announce: impl FnOnce(&Facts),
 ) -> Result<Ended, StartError> {
+    let tls = config.tls.as_ref().map(Certificates::read).transpose()?;
     let listeners = listeners(&config.server)?;
     let state = StateDir::open(config.server.state_dir.as_deref(), &start.places)?;
     let (users, access) = users(&config, &state, &start.entropy)?;
@@ -80,19 +81,22 @@ pub fn run(
     let facts = facts(&config, &listeners, scraped.as_ref(), &engine, access);
     let s3 = Arc::new(s3(&config.server, config.auth.sigv2, users, engine, start));
     let metrics = Arc::clone(s3.metrics());
-    let server = Server::start(&s3, settings(config, listeners), metrics)?;
+    let server = Server::start(&s3, settings(config, listeners, tls), metrics)?;
     let _control = scraped
         .map(|listener| Control::start(listener, s3))
         .transpose()?;
     let runtime = Builder::new_current_thread()
         .enable_all()
         .build_local(LocalOptions::default())?;
-    runtime.block_on(async {
+    let ended = runtime.block_on(async {
         let signals = process_signals()?;
         announce(&facts);
         tell_manager(&NotifyState::Ready);
         Ok(server.run(signals).await)
-    })
+    });
+    // After a second signal a thread still waits for the shards; a mere drop would wait for it.
+    runtime.shutdown_background();
+    ended
 }
 
 /// The sockets that were handed in, or else the configured addresses.
@@ -238,7 +242,7 @@ fn facts(
     }
 }
 
-fn settings(config: Config, listeners: Vec<Listener>) -> ServerSettings {
+fn settings(config: Config, listeners: Vec<Listener>, tls: Option<Certificates>) -> ServerSettings {
     let server = config.server;
     ServerSettings {
         listeners,
@@ -247,7 +251,7 @@ fn settings(config: Config, listeners: Vec<Listener>) -> ServerSettings {
         open_domains: (!server.auth).then_some(server.domains),
         limits: server.limits,
         timeouts: server.timeouts,
-        tls: config.tls,
+        tls,
     }
 }
 
@@ -285,7 +289,23 @@ pub struct ServerSettings {
     pub open_domains: Option<Vec<Box<str>>>,
     pub limits: config::Limits,
     pub timeouts: config::Timeouts,
-    pub tls: Option<config::Tls>,
+    pub tls: Option<Certificates>,
+}
+
+/// Certificates that were read, and where to read them again.
+#[derive(Debug)]
+pub struct Certificates {
+    files: config::Tls,
+    current: Arc<ArcSwap<ServerConfig>>,
+}
+
+impl Certificates {
+    pub fn read(files: &config::Tls) -> Result<Self, TlsError> {
+        Ok(Self {
+            files: files.clone(),
+            current: Arc::new(ArcSwap::from(tls::load(files)?)),
+        })
+    }
 }
 
 /// What happens to a running server.
@@ -314,11 +334,11 @@ pub struct Server {
     phase: watch::Sender<Phase>,
     connections: Arc<Semaphore>,
     stop_max: Duration,
-    tls: Option<(config::Tls, Arc<ArcSwap<ServerConfig>>)>,
+    tls: Option<Certificates>,
 }
 
 impl Server {
-    /// Reads the certificates and starts the shards.
+    /// Starts the shards.
     pub fn start<A>(
         app: &Arc<A>,
         settings: ServerSettings,
@@ -327,13 +347,6 @@ impl Server {
     where
         A: App + Send + Sync,
     {
-        let tls = match settings.tls {
-            Some(files) => {
-                let loaded = tls::load(&files)?;
-                Some((files, Arc::new(ArcSwap::from(loaded))))
-            }
-            None => None,
-        };
         let (phase, phases) = watch::channel(Phase::Serving);
         let timeouts = &settings.timeouts;
         let pace = PaceLimits {
@@ -371,7 +384,7 @@ impl Server {
             phase,
             connections: Arc::new(Semaphore::new(connections_max(settings.limits.connections))),
             stop_max: settings.timeouts.stop,
-            tls,
+            tls: settings.tls,
         })
     }
 
@@ -386,7 +399,7 @@ impl Server {
                 let door = Door {
                     shards: Rc::clone(&shards),
                     connections: Arc::clone(&self.connections),
-                    tls: self.tls.as_ref().map(|(_, tls)| Arc::clone(tls)),
+                    tls: self.tls.as_ref().map(|tls| Arc::clone(&tls.current)),
                 };
                 tokio::task::spawn_local(door.accept(listener))
             })
@@ -430,8 +443,8 @@ async fn second_stop(signals: &mut mpsc::UnboundedReceiver<Signal>) {
     std::future::pending().await
 }
 
-fn reload(tls: Option<&(config::Tls, Arc<ArcSwap<ServerConfig>>)>) {
-    let Some((files, current)) = tls else {
+fn reload(tls: Option<&Certificates>) {
+    let Some(Certificates { files, current }) = tls else {
         tracing::warn!("there is nothing to reload: [tls] is not configured");
         return;
     };

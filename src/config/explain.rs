@@ -7,14 +7,42 @@ pub(super) fn explain(name: &str, source: &str, error: &toml::de::Error) -> Stri
     let what = match unknown_key(error.message()) {
         Some((key, allowed)) => unknown(&place, key, &allowed),
         None => match place.key() {
-            Some(key) => format!("`{key}`: {}", error.message()),
-            None => error.message().to_owned(),
+            Some(key) => format!("`{key}`: {}", in_toml_words(error.message())),
+            None if error.message() == TABLE_FOR_LIST => format!(
+                "there may be several of these; write [[{0}]] instead of [{0}]",
+                place.section
+            ),
+            None => in_toml_words(error.message()),
         },
     };
     format!(
         "{name}, line {}, column {}: {what}\n  {}",
         place.line, place.column, place.text
     )
+}
+
+/// The parser speaks of Rust's types where people write TOML's.
+fn in_toml_words(message: &str) -> String {
+    let words = [
+        ("expected usize", "expected a whole number"),
+        ("expected u32", "expected a whole number"),
+        ("expected path string", "expected a path in quotes"),
+        ("expected a string", "expected text in quotes"),
+        ("expected a boolean", "expected true or false"),
+        (
+            "expected a sequence",
+            "expected a list, such as [\"one\", \"two\"]",
+        ),
+        ("expected a map", "expected a table"),
+        (
+            "string values must be quoted, expected literal string",
+            "expected a value; text stands in quotes",
+        ),
+        ("unknown variant", "there is no"),
+        ("missing field", "this section lacks"),
+    ];
+    let replace = |message: String, (from, to): (&str, &str)| message.replace(from, to);
+    words.into_iter().fold(message.to_owned(), replace)
 }
 
 fn unknown(place: &Place, key: &str, allowed: &[&str]) -> String {
@@ -122,6 +150,9 @@ fn distance(a: &str, b: &str) -> usize {
     row.last().copied().unwrap_or_default()
 }
 
+/// What the parser says of `[auth.user]`.
+const TABLE_FOR_LIST: &str = "invalid type: map, expected a sequence";
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -132,5 +163,66 @@ mod tests {
         assert_eq!(distance("liste", "listen"), 1);
         assert_eq!(distance("kitten", "sitting"), 3);
         assert_eq!(distance("", "abc"), 3);
+    }
+
+    #[test]
+    fn errors_say_where_which_key_and_what_would_be_right() {
+        let said = |source: &str| {
+            let error = toml::from_str::<super::super::raw::File>(source).unwrap_err();
+            explain("lobos.cfg", source, &error)
+        };
+        for (source, parts) in [
+            (
+                "\n[server]\nlissten = 1\n",
+                "line 3, column 1|`lissten`|[server]|mean `listen`",
+            ),
+            ("[serve]\n", "line 1|`serve`|mean `server`"),
+            (
+                "[server]\nthreads = \"x\"\n",
+                "line 2, column 11|`server.threads`|a whole number",
+            ),
+            ("[server]\nauth = 1\n", "`server.auth`|true or false"),
+            (
+                "[server]\nlisten = 8080\n",
+                "`server.listen`|text or a list of texts",
+            ),
+            ("[server]\nlisten = \"8080\"\n", "`server.listen`|HOST:PORT"),
+            ("[server]\ndomains = \"x\"\n", "`server.domains`|a list"),
+            (
+                "[server.limits]\nin_flight = 1.5\n",
+                "`server.limits.in_flight`|\"64 MiB\"",
+            ),
+            (
+                "[server.timeouts]\nhead = -1\n",
+                "`server.timeouts.head`|\"30s\"",
+            ),
+            (
+                "[filesystem]\nfile_mode = 640\n",
+                "`filesystem.file_mode`|text in quotes",
+            ),
+            (
+                "[filesystem.buckets]\nabc = 1\n",
+                "`filesystem.buckets.abc`|a path in quotes",
+            ),
+            (
+                "[log]\nformat = \"xml\"\n",
+                "`log.format`|no `xml`|`text` or `json`",
+            ),
+            ("[auth.user]\nname = \"a\"\n", "line 1|[[auth.user]]"),
+            (
+                "[[auth.user]]\nacces_key = \"a\"\n",
+                "line 2|mean `access_key`",
+            ),
+            ("[tls]\ncert = \"a\"\n", "line 1|lacks `key`"),
+            ("[server\n", "line 1|expected `]`"),
+            ("[server]\npin =\n", "`server.pin`|expected a value"),
+        ] {
+            let text = said(source);
+            for part in parts.split('|') {
+                assert!(text.contains(part), "{source:?}: no {part:?} in {text}");
+            }
+            let line = text.lines().last().unwrap().trim();
+            assert!(source.contains(line), "the line itself: {text}");
+        }
     }
 }

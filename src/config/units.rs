@@ -207,6 +207,15 @@ impl<'de> Deserialize<'de> for Mode {
     }
 }
 
+/// As one word of a shell, whatever it holds.
+pub fn shell_quoted(text: &str) -> String {
+    let plain = |b: u8| b.is_ascii_alphanumeric() || b"-_./:@%+,=[]".contains(&b);
+    if !text.is_empty() && text.bytes().all(plain) && !text.contains(['[', ']']) {
+        return text.to_owned();
+    }
+    format!("'{}'", text.replace('\'', "'\\''"))
+}
+
 fn scaled(text: &str, units: &[(&str, u64)]) -> Option<u64> {
     let digits = text
         .find(|c: char| !c.is_ascii_digit())

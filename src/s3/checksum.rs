@@ -527,7 +527,10 @@ mod tests {
                 [ChecksumAlgorithm::Crc32, ChecksumAlgorithm::Crc32c, ChecksumAlgorithm::Crc64nvme]
             {
                 let digests: Vec<_> =
-                    parts.iter().map(|part| (digest_of(algorithm, part), part.len() as u64)).collect();
+                    parts
+                        .iter()
+                        .map(|part| (digest_of(algorithm, part), part.len() as u64))
+                        .collect();
                 let digests = digests
                     .iter()
                     .map(|(digest, size_bytes)| PartDigest { digest, size_bytes: *size_bytes });

@@ -209,7 +209,13 @@ const fn verb(operation: Operation) -> Answer {
 /// A sub-resource whose operation is not implemented, known by one parameter.
 macro_rules! missing {
     ($method:literal $level:ident $name:literal $($operation:literal)? $(, $more:literal)*) => {
-        row($method, Level::$level, &[has($name) $(, has($more))*], &[], Answer::NotImplemented($($operation)?))
+        row(
+            $method,
+            Level::$level,
+            &[has($name) $(, has($more))*],
+            &[],
+            Answer::NotImplemented($($operation)?),
+        )
     };
 }
 

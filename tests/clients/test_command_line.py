@@ -261,7 +261,11 @@ def test_quiet(start, tmp_path):
         [BINARY, "serve", tmp_path / "demo", "--quiet", "--listen", f"127.0.0.1:{port}"],
         env=clean_environment(tmp_path), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:
+        # The kernel connects before the server is there to take signals: only an answer counts.
         wait_until(lambda: answers(socket.AF_INET, ("127.0.0.1", port)))
+        with socket.create_connection(("127.0.0.1", port)) as client:
+            client.sendall(b"GET /-/readyz HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            assert client.recv(4096).startswith(b"HTTP/1.1 200 ")
     finally:
         server.terminate()
         output, _ = server.communicate(timeout=20)

@@ -6,8 +6,8 @@
 //!
 //! ```text
 //! .lobos/lock                 lock file: byte n is the lock of the keys whose hash is n (lock)
-//! .lobos/config               the bucket's configuration and the installation it belongs to (config)
-//! .lobos/tmp/<id>/            temporary names of one process, `lock` in it held while it lives (scratch)
+//! .lobos/config               the bucket's configuration, and whose installation's it is (config)
+//! .lobos/tmp/<id>/            temporary names of one process; it holds `lock` in it (scratch)
 //! .lobos/overlay/...          keys that the tree cannot express (overlay)
 //! .lobos/side/<hh>/<hash>/    metadata records that do not fit an attribute (side)
 //! .lobos/dirs/<hash>          only without extended attributes: directories made by S3 (dirs)

@@ -148,7 +148,7 @@ fn push_escaped(path: &mut String, bytes: &[u8]) {
 }
 
 fn is_plain(byte: u8) -> bool {
-    matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'=' | b',' | b'+' | b'@' | b'~')
+    byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"-_.=,+@~".contains(&byte)
 }
 
 /// The letter and the bytes of a name on disk; `None` for what this encoding never makes.
