@@ -19,6 +19,8 @@ mod conditions;
 mod copies;
 #[path = "engine_contract/fixture.rs"]
 mod fixture;
+#[path = "engine_contract/keyspace.rs"]
+mod keyspace;
 #[path = "engine_contract/multipart.rs"]
 mod multipart;
 #[path = "engine_contract/names.rs"]
@@ -108,6 +110,9 @@ on_every_engine! {
         a_key_and_keys_below_it_come_and_go_in_any_order
         a_reserved_name_is_a_key_like_any_other
         a_prefix_is_a_string_not_a_path
+    }
+    keyspace {
+        random_operations_agree_with_a_model
     }
     scans {
         keys_come_in_the_order_of_their_bytes

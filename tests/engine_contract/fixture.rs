@@ -1,7 +1,7 @@
 //! An engine with one empty bucket, and short words for what tests do with it.
 
 use std::future::Future;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -55,6 +55,13 @@ impl Fixture {
     pub(crate) fn twin(&self) -> Option<Arc<Engine>> {
         match &self.place {
             Place::Fs(_) => Some(Arc::new(self.place.open())),
+        }
+    }
+
+    /// The directory that is the bucket, where another program can work in it.
+    pub(crate) fn tree(&self, bucket: &str) -> Option<PathBuf> {
+        match &self.place {
+            Place::Fs(directory) => Some(directory.path().join(bucket)),
         }
     }
 
