@@ -1,10 +1,10 @@
 # The commands of this repository. `make test` is what .ci/run calls.
 
-.PHONY: test check build clients crash clean
+.PHONY: test check build clients security crash clean
 
-# Format, lints, Rust tests and crash tests. The client tests (make clients) join once all of them pass.
+# Format, lints, Rust tests, security tests and crash tests. The client tests (make clients) join once all of them pass.
 test:
-	python3 tests/run.py format lint rust crash
+	python3 tests/run.py format lint rust security crash
 	@echo 'The client tests were not run: they are run by: make clients'
 
 # Format and lints only.
@@ -17,6 +17,10 @@ build:
 # The client tests against target/release/lobos. PYTEST_ARGS="-k presigned" picks some.
 clients: build
 	python3 tests/run.py clients
+
+# Hostile requests, against the debug build. PYTEST_ARGS picks some.
+security:
+	python3 tests/run.py security
 
 # kill -9, loss of power, full disks. LOBOS_CRASH_FACTOR=20 makes it long; PYTEST_ARGS picks some.
 crash:

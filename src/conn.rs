@@ -242,6 +242,10 @@ fn health<B: From<Bytes>>(head: &Parts, request_id: HeaderValue) -> Response<B> 
     reply.headers_mut().insert(header::CONTENT_TYPE, text);
     let never = HeaderValue::from_static("no-store");
     reply.headers_mut().insert(header::CACHE_CONTROL, never);
+    let nosniff = HeaderValue::from_static("nosniff");
+    reply
+        .headers_mut()
+        .insert(header::X_CONTENT_TYPE_OPTIONS, nosniff);
     reply.headers_mut().insert("x-amz-request-id", request_id);
     reply
 }

@@ -68,6 +68,7 @@ pub fn run(
     start: Start,
     announce: impl FnOnce(&Facts),
 ) -> Result<Ended, StartError> {
+    forbid_core_dumps();
     let tls = config.tls.as_ref().map(Certificates::read).transpose()?;
     let listeners = listeners(&config.server)?;
     let state = StateDir::open(config.server.state_dir.as_deref(), &start.places)?;
@@ -527,6 +528,17 @@ fn is_passing(error: &io::Error) -> bool {
             | io::ErrorKind::NotConnected
             | io::ErrorKind::InvalidInput
     )
+}
+
+/// The memory of the process holds secret keys, which a file of it on disk would tell.
+fn forbid_core_dumps() {
+    let none = Rlimit {
+        current: Some(0),
+        maximum: Some(0),
+    };
+    if let Err(errno) = setrlimit(Resource::Core, none) {
+        tracing::warn!(%errno, "core dumps stay possible: they would hold secret keys");
+    }
 }
 
 /// Raises the limit of open files as far as allowed and keeps half of it for the engine.

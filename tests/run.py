@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Runs every check of the repository, one stage after another, and counts the tests.
 
-`make test` calls this. Stages: format, lints, Rust tests, crash tests, release build, client tests.
-A stage that fails stops the run. The last line is `N passed, N failed, N skipped`; a Rust test that finds
+`make test` calls this. Stages: format, lints, Rust tests, security tests, crash tests, release build,
+client tests. A stage that fails stops the run. The last line is `N passed, N failed, N skipped`; a Rust test that finds
 it cannot run here says so with a line `skipped: NAME: REASON` and counts as skipped, as ignored
 ones do. Needs cargo, a C compiler and Python 3.11.
 """
@@ -20,9 +20,10 @@ from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 CLIENTS = REPOSITORY / "tests" / "clients"
+SECURITY = REPOSITORY / "tests" / "security"
 CRASH = REPOSITORY / "tests" / "crash"
 TARGET = Path(os.environ.get("CARGO_TARGET_DIR", REPOSITORY / "target"))
-STAGES = ["format", "lint", "rust", "crash", "build", "clients"]
+STAGES = ["format", "lint", "rust", "security", "crash", "build", "clients"]
 
 
 def main(chosen):
@@ -115,6 +116,13 @@ def count_rust(lines, counts):
             counts.skips.append((skipped[1], skipped[2]))
     # Each test that said so passed as far as the harness knows, once for all its lines.
     counts.passed -= len({line.split(": ")[1] for line in said})
+
+
+def stage_security(counts):
+    """Hostile requests: against the debug build, whose arithmetic is checked."""
+    if not command(["cargo", "build", "--bin", "lobos"]):
+        return False
+    return python_tests(counts, SECURITY, TARGET / "debug" / "lobos")
 
 
 def stage_crash(counts):

@@ -102,10 +102,6 @@ fn head_of(call: &Call<'_>, entry: &Entry) -> Result<(Reply, Range), S3Error> {
     out.reserve(12);
     headers::write_entry(out, entry);
     out.insert(header::ACCEPT_RANGES, HeaderValue::from_static("bytes"));
-    out.insert(
-        header::X_CONTENT_TYPE_OPTIONS,
-        HeaderValue::from_static("nosniff"),
-    );
     if selection.status == StatusCode::PARTIAL_CONTENT && entry.size_bytes > 0 {
         let Range {
             start_bytes,

@@ -23,6 +23,8 @@ mod reply;
 mod request;
 mod route;
 mod service;
+#[cfg(test)]
+mod tests;
 mod xml;
 
 use std::cell::Cell;
@@ -180,7 +182,7 @@ where
         let close = HeaderValue::from_static("close");
         reply.headers_mut().insert(http::header::CONNECTION, close);
     }
-    reply.headers_mut().insert("x-amz-request-id", id.header());
+    label(&mut reply, &id);
     s3.count(operation, &reply, began.elapsed());
     tracing::debug!(request_id = %id, method = %head.method, path = head.uri.path(),
         status = reply.status().as_u16(), "request");
@@ -193,8 +195,17 @@ pub fn refuse(s3: &S3, error: &S3Error, head: &Parts) -> Response<ReplyBody> {
     log_error(error, head, &id);
     let mut reply = error_reply(error, head, id.as_str());
     s3.count(None, &reply, Duration::ZERO);
-    reply.headers_mut().insert("x-amz-request-id", id.header());
+    label(&mut reply, &id);
     reply
+}
+
+/// What every reply carries: its id, and the word that keeps browsers from guessing that what
+/// somebody stored is a page.
+fn label(reply: &mut Reply, id: &RequestId) {
+    let headers = reply.headers_mut();
+    headers.insert("x-amz-request-id", id.header());
+    let nosniff = HeaderValue::from_static("nosniff");
+    headers.insert(http::header::X_CONTENT_TYPE_OPTIONS, nosniff);
 }
 
 /// Target, identity, operation, permission; then the verb. `routed` is told the operation.

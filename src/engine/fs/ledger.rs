@@ -196,6 +196,27 @@ mod tests {
     use crate::clock::Timestamp;
     use crate::engine::{Checksum, ChecksumAlgorithm, ChecksumKind, ETag};
 
+    proptest::proptest! {
+        #[test]
+        fn sec_panics_no_lines_break_the_ledger(
+            changes in proptest::collection::vec(
+                (proptest::prelude::any::<proptest::sample::Index>(), proptest::prelude::any::<u8>()),
+                0..20,
+            ),
+            cut in proptest::prelude::any::<proptest::sample::Index>(),
+        ) {
+            let mut lines = [slots(100), part(1, 100, Place::Slot), part(2, 7, Place::File("x".into()))].concat();
+            for (at, byte) in changes {
+                let at = at.index(lines.len());
+                lines[at] = byte;
+            }
+            let mut ledger = Ledger::default();
+            ledger.take_in(&lines[..cut.index(lines.len())]);
+            proptest::prop_assert!(ledger.read_bytes <= lines.len() as u64 && ledger.parts.len() <= 2);
+            let _ = ledger.propose(u32::MAX, Some(u64::MAX));
+        }
+    }
+
     #[test]
     fn facts_come_back_as_they_were_written() {
         let mut lines = slots(100);

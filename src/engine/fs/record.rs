@@ -609,3 +609,94 @@ mod tag {
     pub(super) const SIDE: u8 = 18;
     pub(super) const KEY: u8 = 19;
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+    use proptest::sample::Index;
+
+    use super::*;
+
+    /// Bytes with the marks of a record, so that what is inside gets read.
+    fn seal(fields: &[u8]) -> Vec<u8> {
+        let mut bytes = vec![FORMAT];
+        bytes.extend_from_slice(fields);
+        let crc = crc32(&bytes);
+        bytes.extend_from_slice(&crc.to_le_bytes());
+        bytes
+    }
+
+    fn sample() -> Record {
+        let checksum = Checksum {
+            algorithm: ChecksumAlgorithm::Crc32,
+            kind: ChecksumKind::FullObject,
+            digest: [1, 2, 3, 4].into(),
+        };
+        let part = |number| PartSize {
+            number,
+            size_bytes: 1 << 40,
+            checksum: Some(checksum.clone()),
+        };
+        Record {
+            etag: Some(ETag::new("0123456789abcdef0123456789abcdef-3")),
+            modified: Some(Timestamp { unix_nanos: -1 }),
+            checksum: Some(checksum.clone()),
+            metadata: Metadata {
+                content_type: Some("text/plain".into()),
+                user: vec![("name".into(), "value".into())],
+                ..Metadata::default()
+            },
+            parts: [1, 2, 7].map(part).to_vec(),
+            upload: Some(UploadId::new("an-upload")),
+            side: Some(SideRef {
+                key_hash: [3; 16],
+                id: [4; 16],
+            }),
+            key: Some("a key".into()),
+            ..Record::default()
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(3000))]
+
+        #[test]
+        fn sec_panics_no_fields_break_the_record_decoder(
+            fields in vec((0_u8..24, vec(any::<u8>(), 0..40)), 0..6),
+            tail in vec(any::<u8>(), 0..6),
+        ) {
+            let mut bytes = Vec::new();
+            for (tag, value) in fields {
+                bytes.push(tag);
+                put_varint(&mut bytes, value.len() as u64);
+                bytes.extend(value);
+            }
+            bytes.extend(tail);
+            if let Ok(record) = Record::decode(&seal(&bytes)) {
+                prop_assert!(record.parts.len() <= 10_000);
+                let again = Record::decode(&record.encode());
+                prop_assert!(again.is_ok_and(|again| again == record));
+            }
+        }
+
+        #[test]
+        fn p5_a_record_with_another_byte_is_no_record(at in any::<Index>(), flip in 1_u8..) {
+            let mut bytes = sample().encode();
+            let at = at.index(bytes.len());
+            bytes[at] ^= flip;
+            prop_assert!(Record::decode(&bytes).is_err());
+            prop_assert!(Record::decode(&bytes[..at]).is_err());
+        }
+
+        #[test]
+        fn sec_panics_a_changed_field_is_read_or_refused(at in any::<Index>(), byte in any::<u8>()) {
+            let bytes = sample().encode();
+            let mut fields = bytes[1..bytes.len() - 4].to_vec();
+            let at = at.index(fields.len());
+            fields[at] = byte;
+            let _ = Record::decode(&seal(&fields));
+            let _ = Record::decode(&seal(&fields[..at]));
+        }
+    }
+}
