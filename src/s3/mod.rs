@@ -303,7 +303,7 @@ fn misrouted(operation: Operation) -> S3Error {
 struct Call<'a> {
     s3: &'a S3,
     head: &'a Parts,
-    query: Query,
+    query: Query<'a>,
     who: Authenticated,
     body: &'a mut Option<RequestBody>,
 }

@@ -48,6 +48,10 @@ pub struct Local {
 /// and `<bucket>.<host>` of the listening address. Any other Host means path style.
 pub fn virtual_bucket<'a>(head: &'a Parts, domains: &[Box<str>], local: &Local) -> Option<&'a str> {
     let host = without_port(host_of(head)?);
+    if host.parse::<IpAddr>().is_ok() {
+        // The usual case, and an address is under no name.
+        return None;
+    }
     let under = |domain: &str| {
         let cut = host.len().checked_sub(domain.len())?;
         let (front, tail) = (host.get(..cut)?, host.get(cut..)?);
@@ -173,14 +177,14 @@ fn decode(raw: &str) -> Result<Cow<'_, str>, S3Error> {
 
 /// The query of a request, percent-decoded once, in order.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Query {
-    pairs: Vec<(String, String)>,
+pub(super) struct Query<'a> {
+    pairs: Vec<(Cow<'a, str>, Cow<'a, str>)>,
 }
 
-impl Query {
+impl<'a> Query<'a> {
     /// A name that comes twice is refused: two readers might pick different values.
-    pub(super) fn parse(raw: Option<&str>) -> Result<Self, S3Error> {
-        let mut pairs: Vec<(String, String)> = Vec::new();
+    pub(super) fn parse(raw: Option<&'a str>) -> Result<Self, S3Error> {
+        let mut pairs: Vec<(Cow<'a, str>, Cow<'a, str>)> = Vec::new();
         for piece in raw
             .unwrap_or("")
             .split('&')
@@ -202,13 +206,13 @@ impl Query {
         self.pairs
             .iter()
             .find(|(is, _)| is == name)
-            .map(|(_, value)| value.as_str())
+            .map(|(_, value)| value.as_ref())
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
         self.pairs
             .iter()
-            .map(|(name, value)| (name.as_str(), value.as_str()))
+            .map(|(name, value)| (name.as_ref(), value.as_ref()))
     }
 
     /// A number in `0..=max_value`; larger ones are cut to it, as S3 cuts `max-keys`.
@@ -229,14 +233,13 @@ impl Query {
     }
 }
 
-fn decode_query(raw: &str) -> Result<String, S3Error> {
+fn decode_query(raw: &str) -> Result<Cow<'_, str>, S3Error> {
+    if !raw.contains('+') {
+        return decode(raw);
+    }
     // In a query S3 reads '+' as a space, as forms do.
-    let spaced = if raw.contains('+') {
-        Cow::Owned(raw.replace('+', " "))
-    } else {
-        Cow::Borrowed(raw)
-    };
-    Ok(decode(&spaced)?.into_owned())
+    let spaced = raw.replace('+', " ");
+    Ok(Cow::Owned(decode(&spaced)?.into_owned()))
 }
 
 #[cfg(test)]

@@ -43,7 +43,7 @@ pub(super) enum Operation {
 pub(super) fn route(
     method: &Method,
     target: &Target,
-    query: &Query,
+    query: &Query<'_>,
     copies: bool,
 ) -> Result<Operation, S3Error> {
     let level = match target {
@@ -97,7 +97,7 @@ fn refuse_foreign_parameters(
     method: &Method,
     level: Level,
     row: &Row,
-    query: &Query,
+    query: &Query<'_>,
 ) -> Result<(), S3Error> {
     let reads = *method == Method::GET || *method == Method::HEAD;
     for (name, value) in query.iter() {
@@ -168,7 +168,7 @@ struct Wanted {
 }
 
 impl Wanted {
-    fn fits(&self, query: &Query) -> bool {
+    fn fits(&self, query: &Query<'_>) -> bool {
         query
             .get(self.name)
             .is_some_and(|is| self.value.is_none_or(|value| value == is))
