@@ -45,7 +45,8 @@ impl Cache {
         if size_bytes == 0 {
             return None;
         }
-        let entries_bytes = size_bytes / 4;
+        // An entry is what HEAD, GET and each line of a LIST need; bytes only small GETs do.
+        let entries_bytes = size_bytes / 2;
         let objects_bytes = size_bytes - entries_bytes;
         let items = |bytes: u64, each: u64| usize::try_from(bytes / each).unwrap_or(usize::MAX);
         Some(Self {
