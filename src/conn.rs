@@ -210,23 +210,25 @@ async fn answer<A: App>(
 ) -> Result<Response<PacedReply<A::Body>>, Infallible> {
     let exchange = call.pace.begin();
     let (mut head, body) = request.into_parts();
+    let http2 = head.version == Version::HTTP_2;
+    // 100 Continue is only sent to get a body.
+    let never_continued = body.is_end_stream() && head.headers.contains_key(header::EXPECT);
     let body = RequestBody::new(body, &call.pace);
     let service = &call.service;
-    let reply = match admit(&mut head, service.open.as_ref(), &call.local) {
+    let (mut reply, refused) = match admit(&mut head, service.open.as_ref(), &call.local) {
         Ok(Admitted::Request) => {
             let request = Request::from_parts(head, body);
-            service.app.handle(&call.local, request).await
+            (service.app.handle(&call.local, request).await, false)
         }
-        Ok(Admitted::Health) => health(&head, service.app.request_id()),
-        Err(error) => {
-            let mut reply = service.app.refuse(&error, &head);
-            if head.version != Version::HTTP_2 {
-                let close = HeaderValue::from_static("close");
-                reply.headers_mut().insert(header::CONNECTION, close);
-            }
-            reply
-        }
+        Ok(Admitted::Health) => (health(&head, service.app.request_id()), false),
+        Err(error) => (service.app.refuse(&error, &head), true),
     };
+    // A client whose body was not wanted must not take the next reply for the answer to it, and
+    // botocore mixes up replies on a connection that gave it a final one instead of 100.
+    if !http2 && (refused || never_continued || call.pace.body_left()) {
+        let close = HeaderValue::from_static("close");
+        reply.headers_mut().insert(header::CONNECTION, close);
+    }
     Ok(reply.map(|body| PacedReply::new(body, exchange)))
 }
 

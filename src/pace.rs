@@ -162,6 +162,11 @@ impl Pace {
         }
     }
 
+    /// Whether a request's body was dropped before its end since the last head.
+    pub fn body_left(&self) -> bool {
+        self.body_left.get()
+    }
+
     /// Whether closing must wait for what the peer still sends, because a reset would take away
     /// the reply that says why its body was not read. Called while the socket shuts down.
     pub fn lingers(&self) -> bool {
@@ -218,9 +223,11 @@ impl Pace {
         count(&self.idle_ticks, limits.idle).then_some(Cut::Idle)
     }
 
-    /// Tells the connection what to do and wakes it.
+    /// Tells the connection what to do and wakes it. One that was told to close now stays told.
     pub fn order(&self, order: Order) {
-        self.order.set(order);
+        if !matches!(self.order.get(), Order::Cut(_)) {
+            self.order.set(order);
+        }
         if let Some(waker) = self.waker.borrow_mut().take() {
             waker.wake();
         }
@@ -538,6 +545,18 @@ mod tests {
         assert_eq!(cut_at(&pace, 10_000, || ()), None);
         drop(exchange);
         assert_eq!(cut_at(&pace, 100, || ()), Some((61, Cut::Idle)));
+    }
+
+    #[test]
+    fn p13_a_connection_that_lingers_is_cut_although_the_process_stops() {
+        let pace = pace();
+        drop(pace.begin());
+        pace.body_left.set(true);
+        assert!(pace.lingers());
+        let stopping = || pace.order(Order::Stop);
+        assert_eq!(cut_at(&pace, 100, stopping), Some((6, Cut::Lingered)));
+        pace.order(Order::Stop);
+        assert_eq!(pace.order.get(), Order::Cut(Cut::Lingered));
     }
 
     #[test]

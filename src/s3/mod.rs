@@ -173,10 +173,10 @@ where
         Ok(reply) => reply,
         Err(error) => {
             log_error(&error, &head, &id);
-            drain(&head, body).await;
             error_reply(&error, &head, id.as_str())
         }
     };
+    drain(&head, body).await;
     if unread.get() && head.version < http::Version::HTTP_2 {
         // The connection cannot be used again, and the client should know before it tries.
         let close = HeaderValue::from_static("close");
@@ -345,8 +345,8 @@ async fn reserve(s3: &S3, size_bytes: u64) -> Result<crate::budget::Permit, S3Er
         .map_err(|_| S3Error::new(Code::SlowDown))
 }
 
-/// Reads what is left of a small body, so that the connection stays usable after an error. A
-/// client that waits for `100 Continue` is not asked for its body.
+/// Reads a small body that nobody wanted, so that the connection stays usable. A client
+/// that waits for `100 Continue` is not asked for its body.
 async fn drain(head: &Parts, body: Option<RequestBody>) {
     let Some(body) = body else { return };
     let size = body

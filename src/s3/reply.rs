@@ -10,7 +10,7 @@ use http::{Method, Response, StatusCode};
 use http_body::{Body, Frame, SizeHint};
 
 use super::error::{Code, S3Error};
-use super::xml::Writer;
+use super::xml::{Writer, xml_can_carry};
 use crate::budget::Permit;
 use crate::engine::{ByteStream, EngineError};
 
@@ -165,7 +165,9 @@ fn error_document(error: &S3Error, resource: &str, request_id: &str) -> String {
     writer.open("Error");
     writer.leaf("Code", error.code.as_str());
     writer.leaf("Message", &error.message);
-    for (name, value) in &error.details {
+    // `Resource` names the key anyway, percent-encoded; the code must be readable in any case.
+    let details = error.details.iter();
+    for (name, value) in details.filter(|(_, value)| xml_can_carry(value)) {
         writer.leaf(name, value);
     }
     writer.leaf("Resource", resource);

@@ -78,11 +78,14 @@ pub(super) fn target(head: &Parts, virtual_bucket: Option<&str>) -> Result<Targe
     let path = head.uri.path();
     let rest = path.strip_prefix('/').unwrap_or(path);
     let (bucket, key) = match virtual_bucket {
-        Some(bucket) => (bucket, rest),
+        // Names of hosts have no case, names of buckets are in lower case.
+        Some(bucket) => (decode_bucket(&bucket.to_ascii_lowercase())?, rest),
         None if rest.is_empty() => return Ok(Target::Service),
-        None => rest.split_once('/').unwrap_or((rest, "")),
+        None => {
+            let (bucket, key) = rest.split_once('/').unwrap_or((rest, ""));
+            (decode_bucket(bucket)?, key)
+        }
     };
-    let bucket = decode_bucket(bucket)?;
     if key.is_empty() {
         return Ok(Target::Bucket(bucket));
     }
@@ -281,6 +284,7 @@ mod tests {
             ("demo.localhost:8080", "/a%20b/c"),
             ("demo.127.0.0.1:8080", "/a%20b/c"),
             ("demo.S3.example.org", "/a%20b/c"),
+            ("DEMO.S3.example.org", "/a%20b/c"),
         ] {
             assert_eq!(find(host, path), object("demo", "a b/c"), "{host}{path}");
         }

@@ -71,7 +71,9 @@ impl Writer {
         self.leaf(name, if value { "true" } else { "false" });
     }
 
-    /// `2006-02-03T16:45:09.000Z`, milliseconds always there.
+    /// `2006-02-03T16:45:09.000Z`, milliseconds always there: whole seconds would lie before the
+    /// time of a file that was written and uploaded within one, and `aws s3 sync` would send it
+    /// again.
     pub(super) fn time(&mut self, name: &str, value: Timestamp) {
         self.open(name);
         iso_into(&mut self.text, value);
@@ -105,7 +107,7 @@ impl Writer {
 }
 
 /// `2006-02-03T16:45:09.000Z`.
-pub(super) fn iso_into(text: &mut String, at: Timestamp) {
+fn iso_into(text: &mut String, at: Timestamp) {
     let millis = at.unix_nanos.div_euclid(1_000_000);
     let at = jiff::Timestamp::from_millisecond(millis).unwrap_or_default();
     let at = jiff::tz::Offset::UTC.to_datetime(at);
@@ -127,6 +129,15 @@ pub(super) fn iso_into(text: &mut String, at: Timestamp) {
         b'0' + u8::try_from(at.millisecond() % 10).unwrap_or(0),
     ));
     text.push('Z');
+}
+
+/// Whether a reader of XML 1.0 takes a document with this text in it.
+pub(super) fn xml_can_carry(text: &str) -> bool {
+    text.chars().all(|c| match c {
+        '\t' | '\n' | '\r' => true,
+        '\u{fffe}' | '\u{ffff}' => false,
+        c => c >= ' ',
+    })
 }
 
 /// Escapes text for an element. Characters that XML 1.0 cannot carry at all (a key may hold
@@ -305,6 +316,7 @@ mod tests {
         writer.time("At", Timestamp::from_unix_nanos(1_139_000_709_012_000_000));
         let text = writer.finish("Root");
         assert!(text.contains("<At>2006-02-03T21:05:09.012Z</At>"), "{text}");
+        assert!(!xml_can_carry("\u{1}") && xml_can_carry("<\t\n é"));
         let text = text.replace("&#x1;", "");
         let root = Element::parse(text.as_bytes(), "Root").unwrap();
         assert_eq!(root.text_of("Key").unwrap(), Some("a<b>&\"c\"'d'\n é"));

@@ -147,15 +147,15 @@ def client_environment(server, home, **more):
     } | more
 
 
-def run(command, environment, status=0, timeout=120, **more):
+def run(command, environment, status=0, timeout=120, stderr=subprocess.PIPE, **more):
     """Runs a command, checks its exit status and returns what it printed (stdout)."""
     done = subprocess.run(
-        list(map(str, command)), env=environment, capture_output=True, text=True, timeout=timeout,
-        stdin=subprocess.DEVNULL, **more,
+        list(map(str, command)), env=environment, text=True, timeout=timeout,
+        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=stderr, **more,
     )
     assert done.returncode == status, (
         f"{' '.join(map(str, command))}: status {done.returncode}, not {status}\n"
-        f"stdout:\n{done.stdout[-4000:]}\nstderr:\n{done.stderr[-4000:]}"
+        f"stdout:\n{done.stdout[-4000:]}\nstderr:\n{(done.stderr or '')[-4000:]}"
     )
     return done.stdout
 

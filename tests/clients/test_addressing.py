@@ -1,5 +1,7 @@
 """Path style and virtual hosts, by name and by address."""
 
+import subprocess
+
 import pytest
 
 import wire
@@ -19,8 +21,9 @@ def test_the_bucket_in_the_host(site, host):
     assert inside.status == 200 and site.read("demo/x") == b"y", "the host names the bucket"
 
 
-def test_boto3_uses_virtual_hosts_for_localhost(site, loopback_names):
-    s3 = site.server.client(f"http://localhost:{site.server.port}")
+def test_boto3_with_virtual_hosts(site, loopback_names):
+    s3 = site.server.client(
+        f"http://localhost:{site.server.port}", s3={"addressing_style": "virtual"})
     hosts = []
     s3.meta.events.register("before-send.s3", lambda request, **_: hosts.append(request.url))
     s3.put_object(Bucket="demo", Key="a b/ü", Body=b"virtual")
@@ -31,11 +34,14 @@ def test_boto3_uses_virtual_hosts_for_localhost(site, loopback_names):
 
 
 def test_aws_cli_with_virtual_hosts(site, tmp_path, loopback_library):
+    (tmp_path / "config").write_text("[default]\ns3 =\n  addressing_style = virtual\n")
     environment = client_environment(
         site.server, tmp_path, AWS_ENDPOINT_URL=f"http://localhost:{site.server.port}",
-        LD_PRELOAD=str(loopback_library))
+        AWS_CONFIG_FILE=str(tmp_path / "config"), LD_PRELOAD=str(loopback_library))
     (tmp_path / "file").write_bytes(b"x" * 9_000_000)
-    run([*AWS, "s3", "cp", tmp_path / "file", "s3://demo/in/parts"], environment)
+    copied = run([*AWS, "--debug", "s3", "cp", tmp_path / "file", "s3://demo/in/parts"],
+                 environment, stderr=subprocess.STDOUT)
+    assert f"http://demo.localhost:{site.server.port}/in/parts" in copied
     assert (site.directory / "in" / "parts").stat().st_size == 9_000_000
     assert run([*AWS, "s3", "ls", "s3://demo"], environment).split() == ["PRE", "in/"]
 

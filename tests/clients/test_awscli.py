@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 import shutil
 
 import pytest
@@ -132,7 +133,7 @@ def test_presign_and_curl(site, aws, tmp_path):
     url = aws("s3", "presign", "s3://demo/a path/signed ü.txt").strip()
     environment = client_environment(site.server, tmp_path)
     assert run([curl, "-sSf", "--noproxy", "*", url], environment) == "signed for you"
-    broken = url[:-4] + ("AAAA" if not url.endswith("AAAA") else "BBBB")
+    broken = re.sub("Signature=....", "Signature=AAAA", url)
     refused = run([curl, "-sS", "--noproxy", "*", broken], environment)
     assert "SignatureDoesNotMatch" in refused
 
@@ -148,7 +149,8 @@ def test_get_object_range(site, aws, tmp_path):
 def test_a_missing_key_is_an_error_with_its_name(site, tmp_path):
     environment = client_environment(site.server, tmp_path)
     run([*AWS, "s3", "cp", "s3://demo/nothing", tmp_path / "x"], environment, status=1)
-    run([*AWS, "s3", "ls", "s3://nowhere"], environment, status=254)
+    # Version 1 of the command ends with 255 where version 2 has 254.
+    run([*AWS, "s3", "ls", "s3://nowhere"], environment, status=255)
 
 
 def test_mb_and_rb_in_root_mode(rooted, tmp_path):

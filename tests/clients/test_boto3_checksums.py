@@ -150,7 +150,8 @@ def test_boto3_over_https_sends_trailers(tls, payload, algorithm):
     server, cert = tls
     s3 = server.client(f"https://127.0.0.1:{server.port}", verify=str(cert))
     sent = {}
-    s3.meta.events.register("before-send.s3.PutObject", lambda request, **_: sent.update(request.headers))
+    s3.meta.events.register("before-send.s3.PutObject", lambda request, **_: sent.update(
+        (name.lower(), value) for name, value in request.headers.items()))
     data = payload(300_000)
     s3.put_object(Bucket="demo", Key="k", Body=data, ChecksumAlgorithm=algorithm)
     assert sent["x-amz-trailer"] in (header(algorithm), header(algorithm).encode())

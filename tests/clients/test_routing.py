@@ -16,8 +16,9 @@ OPERATIONS = sorted(MODEL.operation_names)
 # What Lobos answers itself. Everything else is 501 NotImplemented.
 VERBS = {
     "AbortMultipartUpload", "CompleteMultipartUpload", "CopyObject", "CreateBucket",
-    "CreateMultipartUpload", "DeleteBucket", "DeleteObject", "DeleteObjects", "GetBucketLocation",
-    "GetObject", "HeadBucket", "HeadObject", "ListBuckets", "ListMultipartUploads", "ListObjects",
+    "CreateMultipartUpload", "DeleteBucket", "DeleteObject", "DeleteObjects", "GetBucketAcl",
+    "GetBucketLocation", "GetBucketVersioning", "GetObject", "GetObjectAcl", "HeadBucket",
+    "HeadObject", "ListBuckets", "ListMultipartUploads", "ListObjectVersions", "ListObjects",
     "ListObjectsV2", "ListParts", "PutObject", "UploadPart", "UploadPartCopy",
 }
 # Operations that are the same request on the wire as their successor, or as another one.
@@ -26,8 +27,9 @@ SAME_REQUEST = {
     "PutBucketLifecycle": "PutBucketLifecycleConfiguration",
     "GetBucketNotification": "GetBucketNotificationConfiguration",
     "PutBucketNotification": "PutBucketNotificationConfiguration",
-    "ListDirectoryBuckets": "ListBuckets",
 }
+# Operations of other services that share the model, and are signed for those.
+ELSEWHERE = {"ListDirectoryBuckets", "WriteGetObjectResponse"}
 GIVEN = {
     "Bucket": "demo", "Key": "dir/key", "CopySource": "demo/source", "RenameSource": "demo/source",
     "PartNumber": 1, "Id": "id", "ContentMD5": None, "ExpectedBucketOwner": None,
@@ -85,7 +87,8 @@ def value(shape, member):
               "blob": b"data", "float": 1.0, "double": 1.0}
     if shape.type_name in simple:
         return simple[shape.type_name]
-    return shape.enum[0] if getattr(shape, "enum", None) else "text"
+    length = shape.metadata.get("min", 4)
+    return shape.enum[0] if getattr(shape, "enum", None) else "text".ljust(length, "x")
 
 
 def snapshot(site):
@@ -110,6 +113,10 @@ def test_answered_as_itself_or_refused_by_name(prepared, name):
         assert status in (200, 204), f"{name}: {status} {answer.get('Error')}"
         return
     error = answer.get("Error", {})
+    if name in ELSEWHERE:
+        assert (status, error.get("Code")) == (400, "AuthorizationHeaderMalformed")
+        assert "service" in error["Message"]
+        return
     assert (status, error.get("Code")) == (501, "NotImplemented"), f"{name}: {status} {error}"
     assert name in error["Message"] or expected in error["Message"], error["Message"]
     assert snapshot(prepared) == before, f"{name} changed something"

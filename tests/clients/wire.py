@@ -42,7 +42,7 @@ def plain(server, method, target, headers=None, body=b"", host=None):
         if body and not any(name.lower() == "content-length" for name in headers):
             headers["Content-Length"] = str(len(body))
         for name, value in headers.items():
-            connection.putheader(name, value)
+            connection.putheader(name, value.encode())
         connection.endheaders()
         if body:
             connection.send(body)

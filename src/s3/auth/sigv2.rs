@@ -222,7 +222,7 @@ impl<'a> ParamsV2<'a> {
         }
         if let Some(bucket) = virtual_bucket {
             out.push(b'/');
-            out.extend_from_slice(bucket.as_bytes());
+            out.extend_from_slice(bucket.to_ascii_lowercase().as_bytes());
         }
         write_path(head.uri.path(), form, &mut out);
         out.extend_from_slice(slash.as_bytes());
