@@ -2,7 +2,8 @@
 
 use std::process::ExitCode;
 
-/// Requests make many small short-lived allocations; glibc's allocator takes twice as long for them.
+/// Requests make many small short-lived allocations; glibc's allocator takes twice as long for
+/// them.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 

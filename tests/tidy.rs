@@ -1,8 +1,9 @@
 //! Style is a test: what `ARCHITECTURE.md` and the reviewers ask for and a machine can see.
 
-#![allow(
-    clippy::disallowed_methods,
-    reason = "this reads the repository, not the outside world"
+#![expect(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "a test that fails may panic"
 )]
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -10,7 +11,12 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Each has a reason in its own head (`expect(unsafe_code, reason = ...)`).
-const UNSAFE_FILES: &[&str] = &["src/io/files.rs"];
+const UNSAFE_FILES: &[&str] = &[
+    "src/io/dma.rs",
+    "src/io/files.rs",
+    "src/io/media.rs",
+    "src/io/uring.rs",
+];
 const LINE_CHARS_MAX: usize = 100;
 const FUNCTION_LINES_MAX: usize = 70;
 

@@ -12,7 +12,6 @@
 #![expect(
     clippy::expect_used,
     clippy::indexing_slicing,
-    clippy::disallowed_methods,
     reason = "a load that cannot run has to end with the reason"
 )]
 

@@ -269,7 +269,8 @@ impl Block {
 
 impl Drop for Block {
     fn drop(&mut self) {
-        // SAFETY: by the invariants, `memory` was allocated with this layout and is freed here only.
+        // SAFETY: by the invariants, `memory` was allocated with this layout and is freed only
+        // here.
         unsafe { dealloc(self.memory.as_ptr(), self.layout) };
     }
 }

@@ -268,7 +268,8 @@ impl Media {
 }
 
 /// Creates a file of `size_bytes` (rounded down to whole blocks) with its space reserved, and
-/// makes its name durable. Its bytes read as zeros; writing them once ([`super::device::Device::zero`])
+/// makes its name durable. Its bytes read as zeros; writing them once
+/// ([`super::device::Device::zero`])
 /// is what makes later writes fast. Undone if it fails.
 pub fn create_file(path: &Path, size_bytes: u64) -> Result<(), DeviceError> {
     let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;

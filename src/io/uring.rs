@@ -212,7 +212,8 @@ impl Ring {
             state: Mutex::new(state),
             owner: std::thread::current().id(),
         };
-        // SAFETY: an `OwnedFd` is one descriptor that stays open, and the same, until it is dropped.
+        // SAFETY: an `OwnedFd` is one descriptor that stays open, and the same, until it is
+        // dropped.
         let event = unsafe { AsyncFd::register_with_interest(event, Interest::READABLE) }?;
         Ok((ring, event))
     }

@@ -242,6 +242,9 @@ fn cut(key: &str, at: proptest::sample::Index) -> String {
     key[..ends[at.index(ends.len())]].to_owned()
 }
 
+/// Its key, its id, and the parts it has so far with their bytes.
+type OpenUpload = (String, UploadId, Vec<(Part, Bytes)>);
+
 /// What the bucket must hold.
 #[derive(Default)]
 struct Model {
@@ -250,7 +253,7 @@ struct Model {
     hidden: BTreeMap<String, Object>,
     /// Directories that another program made: never pruned, common prefixes even when empty.
     directories: BTreeSet<String>,
-    uploads: Vec<(String, UploadId, Vec<(Part, Bytes)>)>,
+    uploads: Vec<OpenUpload>,
 }
 
 #[derive(Clone)]
@@ -505,7 +508,7 @@ impl Case {
         self.check(&name).await;
     }
 
-    fn take_upload(&mut self, index: usize) -> Option<(String, UploadId, Vec<(Part, Bytes)>)> {
+    fn take_upload(&mut self, index: usize) -> Option<OpenUpload> {
         let count = self.model.uploads.len();
         (count > 0).then(|| self.model.uploads.remove(index % count))
     }

@@ -200,7 +200,10 @@ mod tests {
         #[test]
         fn sec_panics_no_lines_break_the_ledger(
             changes in proptest::collection::vec(
-                (proptest::prelude::any::<proptest::sample::Index>(), proptest::prelude::any::<u8>()),
+                (
+                    proptest::prelude::any::<proptest::sample::Index>(),
+                    proptest::prelude::any::<u8>(),
+                ),
                 0..20,
             ),
             cut in proptest::prelude::any::<proptest::sample::Index>(),
@@ -212,7 +215,8 @@ mod tests {
             }
             let mut ledger = Ledger::default();
             ledger.take_in(&lines[..cut.index(lines.len())]);
-            proptest::prop_assert!(ledger.read_bytes <= lines.len() as u64 && ledger.parts.len() <= 2);
+            proptest::prop_assert!(ledger.read_bytes <= lines.len() as u64);
+            proptest::prop_assert!(ledger.parts.len() <= 2);
             let _ = ledger.propose(u32::MAX, Some(u64::MAX));
         }
     }

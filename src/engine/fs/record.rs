@@ -690,7 +690,10 @@ mod tests {
         }
 
         #[test]
-        fn sec_panics_a_changed_field_is_read_or_refused(at in any::<Index>(), byte in any::<u8>()) {
+        fn sec_panics_a_changed_field_is_read_or_refused(
+            at in any::<Index>(),
+            byte in any::<u8>(),
+        ) {
             let bytes = sample().encode();
             let mut fields = bytes[1..bytes.len() - 4].to_vec();
             let at = at.index(fields.len());
