@@ -133,10 +133,13 @@ def stage_crash(counts):
 
 
 def stage_clients(counts):
-    return python_tests(counts, CLIENTS, TARGET / "release" / "lobos")
+    # More workers than this would only wait for the same disk.
+    workers = min(os.cpu_count() or 1, 4)
+    return python_tests(counts, CLIENTS, TARGET / "release" / "lobos", workers)
 
 
-def python_tests(counts, room, binary):
+def python_tests(counts, room, binary, workers=0):
+    """Runs pytest in `room`; `workers`: processes side by side, 0 for none beside this one."""
     python = client_python()
     if python is None:
         return False
@@ -145,7 +148,7 @@ def python_tests(counts, room, binary):
     command_line, environment = python
     environment = os.environ | environment | {"PYTHONDONTWRITEBYTECODE": "1"}
     environment.setdefault("LOBOS_BINARY", str(binary))
-    ok = command([*command_line, "-m", "pytest", room, "-q", f"--junitxml={report}",
+    ok = command([*command_line, "-m", "pytest", room, "-q", "-n", workers, f"--junitxml={report}",
                   *os.environ.get("PYTEST_ARGS", "").split()], environment, room)
     if not report.is_file():
         counts.failed += 1
