@@ -160,7 +160,7 @@ class Worker:
         upload = self.upload
         if upload is None:
             self.create_upload(client, key, self.random.random() < 0.3)
-        elif not upload.parts or self.random.random() < 0.2:
+        elif 1 not in upload.parts or self.random.random() < 0.2:
             # Mostly one small part; now and then one that another may follow.
             large = self.random.random() < 0.15
             self.put_part(client, 1, PART_BYTES if large else self.some_size())

@@ -165,7 +165,8 @@ def test_p9_a_failed_directory_sync_makes_the_bucket_read_only(watched, bucket, 
                        client.ask("POST", "new", "uploads")]:
             assert (answer.status, answer.code) == (503, "ServiceUnavailable"), (nth, answer)
         assert set(statuses[1:]) <= {(503, "ServiceUnavailable")}, (nth, statuses)
-        assert statuses[0] == (500, "InternalError"), (nth, statuses)
+        # The first is 503, too, where the sync failed after what it answered for was durable.
+        assert statuses[0] in {(500, "InternalError"), (503, "ServiceUnavailable")}, (nth, statuses)
         client.keys()
         server.stop()
         again, _ = watched(bucket)

@@ -248,8 +248,25 @@ impl FsWriter {
         };
         let content = self.spool.finish().await?;
         let turn = bucket.turn(&target.upload).await?;
-        off_shard(move || bucket.commit_part(turn, content, target.slot, part)).await
+        let owner = Arc::clone(&bucket);
+        let stated = off_shard(move || owner.commit_part(turn, content, target.slot, part)).await?;
+        let Err(error) = stated.synced else {
+            return Ok(stated.new.part);
+        };
+        if let Some(old) = stated.replaced {
+            bucket.restate(&target.upload, &stated.new, old).await?;
+        }
+        Err(error)
     }
+}
+
+/// A part that stands in the ledger.
+#[derive(Debug)]
+struct Stated {
+    new: Committed,
+    replaced: Option<Committed>,
+    /// Whether it stands there durably.
+    synced: Result<(), EngineError>,
 }
 
 impl FsBucket {
@@ -259,7 +276,7 @@ impl FsBucket {
         content: Content,
         slot: Option<Slot>,
         part: Part,
-    ) -> Result<Part, EngineError> {
+    ) -> Result<Stated, EngineError> {
         turn.check(self)?;
         let upload = Arc::clone(&turn.upload);
         let Content::Draft(draft) = content else {
@@ -287,23 +304,50 @@ impl FsBucket {
             }
         };
         let replaced = upload.ledger().parts.get(&number).cloned();
-        turn.state(&Fact::Part(Committed {
-            part: part.clone(),
-            place,
-        }))?;
+        let new = Committed { part, place };
+        turn.state(&Fact::Part(new.clone()))?;
         drop(turn);
         // Not under the lock: parts that are committed at the same time share a sync.
-        self.syncs
-            .sync(&upload.log)
-            .doing("syncing the ledger of an upload")?;
-        if let Some(Committed {
-            place: Place::File(name),
-            ..
-        }) = replaced
+        let synced = self.syncs.sync(&upload.log);
+        if synced.is_ok()
+            && let Some(Committed {
+                place: Place::File(name),
+                ..
+            }) = &replaced
         {
-            let _ = files::unlink(&upload.dir, &name);
+            let _ = files::unlink(&upload.dir, name);
         }
-        Ok(part)
+        Ok(Stated {
+            new,
+            replaced,
+            synced: synced.doing("syncing the ledger of an upload"),
+        })
+    }
+
+    /// `new` was refused because its line could not be synced: the part that was acknowledged
+    /// before holds again, unless somebody else has replaced it since.
+    async fn restate(
+        self: &Arc<Self>,
+        upload: &Arc<OpenUpload>,
+        new: &Committed,
+        old: Committed,
+    ) -> Result<(), EngineError> {
+        let turn = self.turn(upload).await?;
+        let (bucket, new) = (Arc::clone(self), new.clone());
+        off_shard(move || {
+            turn.check(&bucket)?;
+            let is_current = turn.upload.ledger().parts.get(&new.part.number) == Some(&new);
+            if !is_current {
+                return Ok(());
+            }
+            turn.state(&Fact::Part(old))?;
+            // A line of its own: this does not repeat the sync that failed.
+            bucket
+                .syncs
+                .sync(&turn.upload.log)
+                .doing("syncing the ledger of an upload")
+        })
+        .await
     }
 
     fn name_part(
