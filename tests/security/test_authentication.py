@@ -205,12 +205,18 @@ def header_and_query_v2(request):
     request.sign()
 
 
-def v2_header(request):
-    request.headers = {"Date": now().strftime("%a, %d %b %Y %H:%M:%S GMT")}
-    text = f"{request.method}\n\n\n{request.headers['Date']}\n{request.path}"
-    digest = hmac.new(request.server.secret_key.encode(), text.encode(), hashlib.sha1).digest()
-    request.headers["Authorization"] = (
-        f"AWS {request.server.access_key}:{b64encode(digest).decode()}")
+def v2_header(at=None, secret=None, path=None, added=False):
+    """Version 2 in the header, right but for what the arguments spoil."""
+    def kind(request):
+        date = (at() if at else now()).strftime("%a, %d %b %Y %H:%M:%S GMT")
+        text = f"{request.method}\n\n\n{date}\n{path or request.path}"
+        key = (secret or request.server.secret_key).encode()
+        signature = b64encode(hmac.new(key, text.encode(), hashlib.sha1).digest()).decode()
+        request.headers = {"Date": date,
+                           "Authorization": f"AWS {request.server.access_key}:{signature}"}
+        if added:
+            request.headers["x-amz-meta-added"] = "later"
+    return kind
 
 
 def v2_query(expires, spoil=False):
@@ -304,7 +310,12 @@ KINDS = {
     "header_and_query": header_and_query,
     "header_and_query_v2": header_and_query_v2,
     "session_token": session_token,
-    "v2_header": v2_header,
+    "v2_header_bad_signature": v2_header(secret="wrong"),
+    "v2_header_skewed_back": v2_header(at=lambda: now(minutes=-16)),
+    "v2_header_skewed_forth": v2_header(at=lambda: now(minutes=16)),
+    "v2_header_other_path": v2_header(path="/demo/elsewhere"),
+    "v2_header_unsigned_amz_header": v2_header(added=True),
+    "v2_header_malformed": authorization("AWS x"),
     "v2_query_expired": v2_query(-1),
     "v2_query_bad_signature": v2_query(60, spoil=True),
     "v2_query_longer_than_seven_days": v2_query(7 * 86400 + 1200),
