@@ -31,7 +31,10 @@ impl FsBucket {
                 .find(&key, Patience::Blocking)
                 .doing("looking for a key")?
                 .ok_or_else(|| bucket.no_such_key())?;
-            if pinned.linked || pinned.stat.links > 1 {
+            // XFS replaces an attribute by a larger one in two steps, and a loss of power between
+            // them loses both. Where a copy shares the bytes, a rename makes the change one step.
+            let is_shared = pinned.linked || pinned.stat.links > 1;
+            if is_shared || bucket.traits.reflinks {
                 return bucket.describe_copy(&lock, &key, &pinned, &entry, metadata);
             }
             bucket.describe_in_place(&lock, &key, &pinned, metadata)
@@ -65,7 +68,8 @@ impl FsBucket {
         Ok(Arc::new(record.into_entry(&stat)))
     }
 
-    /// A file with other names, and the target of a link, are not the key's alone: it gets a copy.
+    /// A file with other names, and the target of a link, are not the key's alone: it gets a copy,
+    /// by reference where the file system can.
     fn describe_copy(
         &self,
         lock: &KeyLock,
