@@ -38,6 +38,8 @@ use fixture::{Fixture, block_on};
 macro_rules! on_every_engine {
     ($($module:ident { $($test:ident)+ })+) => {
         on_every_engine!(@engine fs $($module { $($test)+ })+);
+        on_every_engine!(@engine blob_file $($module { $($test)+ })+);
+        on_every_engine!(@engine blob_sim $($module { $($test)+ })+);
     };
     (@engine $engine:ident $($module:ident { $($test:ident)+ })+) => {
         mod $engine {

@@ -142,7 +142,8 @@ fn traffic(page: &mut Page, s3: &S3) {
 }
 
 fn storage(page: &mut Page, engine: &Engine) {
-    let Engine::Fs(fs) = engine;
+    // What the blob engine has to tell comes with the command that serves it.
+    let Engine::Fs(fs) = engine else { return };
     let mounts = fs.mounts();
     page.family(
         "lobos_bucket_free_bytes",

@@ -28,8 +28,10 @@
 //!
 //! `tests/engine_contract.rs` holds every engine to this page.
 
+pub mod blob;
 pub mod fs;
 mod types;
+mod uploads_page;
 
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -47,6 +49,7 @@ pub use types::{
 #[derive(Debug)]
 pub enum Engine {
     Fs(fs::FsEngine),
+    Blob(blob::BlobEngine),
 }
 
 impl Engine {
@@ -54,6 +57,7 @@ impl Engine {
     pub async fn bucket(&self, name: &BucketName) -> Result<Bucket, EngineError> {
         match self {
             Self::Fs(fs) => fs.bucket(name).await.map(Bucket::Fs),
+            Self::Blob(blob) => blob.bucket(name).await.map(Bucket::Blob),
         }
     }
 
@@ -61,6 +65,7 @@ impl Engine {
     pub async fn list_buckets(&self) -> Result<Vec<BucketInfo>, EngineError> {
         match self {
             Self::Fs(fs) => fs.list_buckets().await,
+            Self::Blob(blob) => blob.list_buckets().await,
         }
     }
 
@@ -73,6 +78,7 @@ impl Engine {
     ) -> Result<(), EngineError> {
         match self {
             Self::Fs(fs) => fs.create_bucket(name, config).await,
+            Self::Blob(blob) => blob.create_bucket(name, config).await,
         }
     }
 
@@ -81,6 +87,7 @@ impl Engine {
     pub async fn delete_bucket(&self, name: &BucketName) -> Result<(), EngineError> {
         match self {
             Self::Fs(fs) => fs.delete_bucket(name).await,
+            Self::Blob(blob) => blob.delete_bucket(name).await,
         }
     }
 }
@@ -89,12 +96,14 @@ impl Engine {
 #[derive(Clone, Debug)]
 pub enum Bucket {
     Fs(Arc<fs::FsBucket>),
+    Blob(blob::BlobBucket),
 }
 
 impl Bucket {
     pub fn durability(&self) -> Durability {
         match self {
             Self::Fs(bucket) => bucket.durability(),
+            Self::Blob(bucket) => bucket.durability(),
         }
     }
 
@@ -103,6 +112,7 @@ impl Bucket {
     pub async fn config(&self) -> Result<Arc<BucketConfig>, EngineError> {
         match self {
             Self::Fs(bucket) => bucket.config().await,
+            Self::Blob(bucket) => bucket.config().await,
         }
     }
 
@@ -110,6 +120,7 @@ impl Bucket {
     pub async fn head(&self, key: &ObjectKey) -> Result<Arc<Entry>, EngineError> {
         match self {
             Self::Fs(bucket) => bucket.head(key).await,
+            Self::Blob(bucket) => bucket.head(key).await,
         }
     }
 
@@ -117,6 +128,7 @@ impl Bucket {
     pub async fn open(&self, key: &ObjectKey) -> Result<Reader, EngineError> {
         match self {
             Self::Fs(bucket) => bucket.open(key).await.map(Reader::Fs),
+            Self::Blob(bucket) => bucket.open(key).await.map(Reader::Blob),
         }
     }
 
@@ -128,6 +140,7 @@ impl Bucket {
     ) -> Result<Writer, EngineError> {
         match self {
             Self::Fs(bucket) => bucket.begin(key, size_bytes).await.map(Writer::Fs),
+            Self::Blob(bucket) => bucket.begin(key, size_bytes).await.map(Writer::Blob),
         }
     }
 
@@ -141,6 +154,7 @@ impl Bucket {
     ) -> Result<Arc<Entry>, EngineError> {
         match self {
             Self::Fs(bucket) => bucket.set_metadata(key, metadata, precondition).await,
+            Self::Blob(bucket) => bucket.set_metadata(key, metadata, precondition).await,
         }
     }
 
@@ -153,6 +167,7 @@ impl Bucket {
     ) -> Result<Deleted, EngineError> {
         match self {
             Self::Fs(bucket) => bucket.delete(key, precondition).await,
+            Self::Blob(bucket) => bucket.delete(key, precondition).await,
         }
     }
 
@@ -160,6 +175,7 @@ impl Bucket {
     pub async fn scan(&self, plan: &ScanPlan) -> Result<ScanPage, EngineError> {
         match self {
             Self::Fs(bucket) => bucket.scan(plan).await,
+            Self::Blob(bucket) => bucket.scan(plan).await,
         }
     }
 
@@ -171,6 +187,7 @@ impl Bucket {
     ) -> Result<UploadId, EngineError> {
         match self {
             Self::Fs(bucket) => bucket.create_upload(key, plan).await,
+            Self::Blob(bucket) => bucket.create_upload(key, plan).await,
         }
     }
 
@@ -178,6 +195,7 @@ impl Bucket {
     pub async fn upload(&self, key: &ObjectKey, id: &UploadId) -> Result<Arc<Upload>, EngineError> {
         match self {
             Self::Fs(bucket) => bucket.upload(key, id).await,
+            Self::Blob(bucket) => bucket.upload(key, id).await,
         }
     }
 
@@ -194,6 +212,10 @@ impl Bucket {
                 .begin_part(key, id, number, size_bytes)
                 .await
                 .map(Writer::Fs),
+            Self::Blob(bucket) => bucket
+                .begin_part(key, id, number, size_bytes)
+                .await
+                .map(Writer::Blob),
         }
     }
 
@@ -207,6 +229,7 @@ impl Bucket {
     ) -> Result<PartsPage, EngineError> {
         match self {
             Self::Fs(bucket) => bucket.list_parts(key, id, after, limit).await,
+            Self::Blob(bucket) => bucket.list_parts(key, id, after, limit).await,
         }
     }
 
@@ -214,6 +237,7 @@ impl Bucket {
     pub async fn list_uploads(&self, plan: &UploadsPlan) -> Result<UploadsPage, EngineError> {
         match self {
             Self::Fs(bucket) => bucket.list_uploads(plan).await,
+            Self::Blob(bucket) => bucket.list_uploads(plan).await,
         }
     }
 
@@ -228,6 +252,7 @@ impl Bucket {
     ) -> Result<Arc<Entry>, EngineError> {
         match self {
             Self::Fs(bucket) => bucket.complete(key, id, plan).await,
+            Self::Blob(bucket) => bucket.complete(key, id, plan).await,
         }
     }
 
@@ -235,6 +260,7 @@ impl Bucket {
     pub async fn abort(&self, key: &ObjectKey, id: &UploadId) -> Result<(), EngineError> {
         match self {
             Self::Fs(bucket) => bucket.abort(key, id).await,
+            Self::Blob(bucket) => bucket.abort(key, id).await,
         }
     }
 }
@@ -243,12 +269,14 @@ impl Bucket {
 #[derive(Debug)]
 pub enum Reader {
     Fs(fs::FsReader),
+    Blob(blob::BlobReader),
 }
 
 impl Reader {
     pub fn entry(&self) -> &Arc<Entry> {
         match self {
             Self::Fs(reader) => reader.entry(),
+            Self::Blob(reader) => reader.entry(),
         }
     }
 
@@ -256,6 +284,7 @@ impl Reader {
     pub fn read(self, range: Range) -> ByteStream {
         match self {
             Self::Fs(reader) => ByteStream::Fs(reader.read(range)),
+            Self::Blob(reader) => ByteStream::Blob(reader.read(range)),
         }
     }
 }
@@ -264,6 +293,7 @@ impl Reader {
 #[derive(Debug)]
 pub enum ByteStream {
     Fs(fs::FsByteStream),
+    Blob(blob::BlobByteStream),
 }
 
 impl ByteStream {
@@ -273,6 +303,7 @@ impl ByteStream {
     pub fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, EngineError>>> {
         match self {
             Self::Fs(stream) => stream.poll_next(cx),
+            Self::Blob(stream) => stream.poll_next(cx),
         }
     }
 
@@ -285,12 +316,14 @@ impl ByteStream {
 #[derive(Debug)]
 pub enum Writer {
     Fs(fs::FsWriter),
+    Blob(blob::BlobWriter),
 }
 
 impl Writer {
     pub async fn append(&mut self, bytes: Bytes) -> Result<(), EngineError> {
         match self {
             Self::Fs(writer) => writer.append(bytes).await,
+            Self::Blob(writer) => writer.append(bytes).await,
         }
     }
 
@@ -298,6 +331,14 @@ impl Writer {
     pub async fn append_from(&mut self, source: Reader, range: Range) -> Result<(), EngineError> {
         match (self, source) {
             (Self::Fs(writer), Reader::Fs(source)) => writer.append_from(source, range).await,
+            (Self::Blob(writer), Reader::Blob(source)) => writer.append_from(source, range).await,
+            (writer, source) => {
+                let mut stream = source.read(range);
+                while let Some(piece) = stream.next().await {
+                    Box::pin(writer.append(piece?)).await?;
+                }
+                Ok(())
+            }
         }
     }
 
@@ -305,6 +346,7 @@ impl Writer {
     pub async fn commit(self, commit: Commit) -> Result<Arc<Entry>, EngineError> {
         match self {
             Self::Fs(writer) => writer.commit(commit).await,
+            Self::Blob(writer) => writer.commit(commit).await,
         }
     }
 
@@ -316,6 +358,7 @@ impl Writer {
     ) -> Result<Part, EngineError> {
         match self {
             Self::Fs(writer) => writer.commit_part(etag, checksum).await,
+            Self::Blob(writer) => writer.commit_part(etag, checksum).await,
         }
     }
 }

@@ -14,6 +14,7 @@ pub(crate) async fn a_bucket_is_made_once_and_found(f: Fixture) {
         .unwrap();
     let bucket = f.engine.bucket(&name).await.unwrap();
     assert!(keys(&bucket).await.is_empty());
+    drop(bucket);
     let again = f.engine.create_bucket(&name, bucket_config()).await;
     assert!(matches!(again, Err(EngineError::BucketExists)), "{again:?}");
     let f = f.reopen().await;

@@ -6,12 +6,15 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use lobos::clock::{Clock, Entropy};
+use lobos::engine::blob::{BlobEngine, BlobSettings};
 use lobos::engine::fs::{FsEngine, FsSettings, Symlinks};
 use lobos::engine::{
     Bucket, BucketConfig, BucketName, ByteStream, Commit, CompletePlan, Deleted, Durability, ETag,
     Engine, EngineError, Entry, Metadata, ObjectKey, Part, PartRef, Precondition, Range, Resume,
     ScanItem, ScanPlan, UploadId, UploadPlan, Writer,
 };
+use lobos::io::device::{Device, OpenOptions, create_file};
+use lobos::io::sim::{SimDisk, SimPlan};
 use md5::{Digest as _, Md5};
 
 /// An engine at a place of its own, with one empty bucket named `bucket`.
@@ -24,6 +27,8 @@ pub(crate) struct Fixture {
 /// Where an engine keeps its data, so that it can be opened again.
 enum Place {
     Fs(tempfile::TempDir),
+    BlobFile(tempfile::TempDir),
+    BlobSim(SimDisk),
 }
 
 impl Fixture {
@@ -31,6 +36,28 @@ impl Fixture {
     pub(crate) async fn fs() -> Self {
         let directory = tempfile::tempdir().expect("a temporary directory");
         Self::at(Place::Fs(directory)).await
+    }
+
+    /// The blob engine on a file, through io_uring where the kernel has it.
+    pub(crate) async fn blob_file() -> Self {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        create_file(&directory.path().join(IMAGE), 96 << 20).expect("the image is made");
+        let device = open_image(directory.path());
+        BlobEngine::format(&device, &Entropy::system(), false)
+            .await
+            .expect("it is formatted");
+        drop(device);
+        Self::at(Place::BlobFile(directory)).await
+    }
+
+    /// The blob engine on a simulated disk.
+    pub(crate) async fn blob_sim() -> Self {
+        let disk = SimDisk::new(SimPlan::new(1, 96 << 20));
+        let entropy = Entropy::system();
+        BlobEngine::format(&disk.device(), &entropy, false)
+            .await
+            .expect("it is formatted");
+        Self::at(Place::BlobSim(disk)).await
     }
 
     /// The same place after the engine was dropped and opened again.
@@ -42,7 +69,7 @@ impl Fixture {
         } = self;
         drop(bucket);
         drop(engine);
-        let engine = Arc::new(place.open());
+        let engine = Arc::new(place.open().await);
         let bucket = engine.bucket(&bucket_name("bucket")).await.unwrap();
         Self {
             place,
@@ -54,7 +81,9 @@ impl Fixture {
     /// A second engine on the same place, where an engine allows that.
     pub(crate) fn twin(&self) -> Option<Arc<Engine>> {
         match &self.place {
-            Place::Fs(_) => Some(Arc::new(self.place.open())),
+            Place::Fs(directory) => Some(Arc::new(Engine::Fs(open_fs_root(directory.path())))),
+            // One process owns a device.
+            Place::BlobFile(_) | Place::BlobSim(_) => None,
         }
     }
 
@@ -62,11 +91,12 @@ impl Fixture {
     pub(crate) fn tree(&self, bucket: &str) -> Option<PathBuf> {
         match &self.place {
             Place::Fs(directory) => Some(directory.path().join(bucket)),
+            Place::BlobFile(_) | Place::BlobSim(_) => None,
         }
     }
 
     async fn at(place: Place) -> Self {
-        let engine = Arc::new(place.open());
+        let engine = Arc::new(place.open().await);
         let name = bucket_name("bucket");
         engine.create_bucket(&name, bucket_config()).await.unwrap();
         let bucket = engine.bucket(&name).await.unwrap();
@@ -79,11 +109,29 @@ impl Fixture {
 }
 
 impl Place {
-    fn open(&self) -> Engine {
+    async fn open(&self) -> Engine {
         match self {
             Self::Fs(directory) => Engine::Fs(open_fs_root(directory.path())),
+            Self::BlobFile(directory) => open_blob(open_image(directory.path())).await,
+            Self::BlobSim(disk) => open_blob(disk.device()).await,
         }
     }
+}
+
+const IMAGE: &str = "image";
+
+fn open_image(directory: &Path) -> Device {
+    Device::open(&directory.join(IMAGE), &OpenOptions::default()).expect("the image opens")
+}
+
+async fn open_blob(device: Device) -> Engine {
+    let settings = BlobSettings {
+        durability: Durability::Strict,
+        clock: Clock::system(),
+        entropy: Entropy::system(),
+    };
+    let engine = BlobEngine::open(device, settings).await;
+    Engine::Blob(engine.expect("the device opens"))
 }
 
 fn open_fs_root(root: &Path) -> FsEngine {

@@ -1,0 +1,132 @@
+//! One bucket: HEAD, DELETE and metadata. The other verbs have rooms of their own.
+
+use std::sync::Arc;
+
+use super::commit::Class;
+use super::core::{BucketState, Core};
+use super::describe::describe;
+use super::entry::{Piece, Stored};
+use super::get::BlobReader;
+use super::put::{BlobWriter, Content, check};
+use super::record::{Change, ItemKey, Table};
+use crate::engine::{
+    BucketConfig, Deleted, Durability, EngineError, Entry, Metadata, ObjectKey, Precondition,
+};
+
+/// A bucket of the blob engine. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct BlobBucket {
+    pub(super) core: Arc<Core>,
+    pub(super) state: Arc<BucketState>,
+}
+
+impl BlobBucket {
+    pub fn durability(&self) -> Durability {
+        self.core.durability
+    }
+
+    /// See [`crate::engine::Bucket::config`].
+    pub async fn config(&self) -> Result<Arc<BucketConfig>, EngineError> {
+        self.state.check()?;
+        Ok(Arc::clone(&self.state.config))
+    }
+
+    /// See [`crate::engine::Bucket::head`].
+    pub async fn head(&self, key: &ObjectKey) -> Result<Arc<Entry>, EngineError> {
+        let reader = self.open(key).await?;
+        Ok(Arc::clone(reader.entry()))
+    }
+
+    /// See [`crate::engine::Bucket::open`].
+    pub async fn open(&self, key: &ObjectKey) -> Result<BlobReader, EngineError> {
+        self.core.open(&self.state, key.as_str().as_bytes()).await
+    }
+
+    /// See [`crate::engine::Bucket::begin`].
+    pub async fn begin(
+        &self,
+        key: &ObjectKey,
+        size_bytes: Option<u64>,
+    ) -> Result<BlobWriter, EngineError> {
+        self.core
+            .begin(&self.state, key.as_str().as_bytes(), size_bytes)
+            .await
+    }
+
+    /// See [`crate::engine::Bucket::delete`].
+    pub async fn delete(
+        &self,
+        key: &ObjectKey,
+        precondition: &Precondition,
+    ) -> Result<Deleted, EngineError> {
+        let (bucket, item) = (Arc::clone(&self.state), self.object_item(key));
+        let precondition = precondition.clone();
+        self.core
+            .commit(Class::Delete, None, move |turn| {
+                bucket.check()?;
+                check(turn, &bucket, &item, &precondition)?;
+                if turn.get(Some(&bucket), &item).is_none() {
+                    return Ok(Deleted::Absent);
+                }
+                turn.change(Some(&bucket), item, Change::Gone, Vec::new());
+                Ok(Deleted::Removed)
+            })
+            .await
+    }
+
+    /// See [`crate::engine::Bucket::set_metadata`].
+    pub async fn set_metadata(
+        &self,
+        key: &ObjectKey,
+        metadata: Metadata,
+        precondition: &Precondition,
+    ) -> Result<Arc<Entry>, EngineError> {
+        for _ in 0..RACES_MAX {
+            let reader = self.open(key).await?;
+            precondition.check(Some(reader.entry()))?;
+            let seen = Arc::clone(&reader.stored);
+            let mut stored = Stored::clone(&seen);
+            (stored.modified, stored.overflow) = (self.core.clock.now(), None);
+            stored.content_type = None;
+            let mut content = Content::default();
+            let described = describe(&metadata, &reader.entry().parts);
+            content.describe(&self.core, &mut stored, described)?;
+            let mut entry = Entry::clone(reader.entry());
+            (entry.metadata, entry.modified) = (metadata.clone(), stored.modified);
+            let (bucket, item) = (Arc::clone(&self.state), self.object_item(key));
+            let writes = content.writes();
+            let done = self.core.commit(Class::Write, writes, move |turn| {
+                bucket.check()?;
+                let now = turn
+                    .get(Some(&bucket), &item)
+                    .and_then(|value| Stored::decode(&value));
+                if now.as_ref() != Some(&*seen) {
+                    return Ok(false);
+                }
+                let retains = stored.pieces.iter().flat_map(Piece::allocations).collect();
+                content.keep();
+                let change = Change::Put {
+                    is_fresh: false,
+                    value: stored.encode(),
+                };
+                turn.change(Some(&bucket), item, change, retains);
+                Ok(true)
+            });
+            if done.await? {
+                return Ok(Arc::new(entry));
+            }
+        }
+        Err(EngineError::Busy)
+    }
+
+    pub(super) fn object_item(&self, key: &ObjectKey) -> ItemKey {
+        ItemKey {
+            table: Table::Objects,
+            bucket: self.state.id,
+            key: key.as_str().as_bytes().into(),
+        }
+    }
+}
+
+/// Rounds in which an entry may change while its metadata is replaced.
+const RACES_MAX: usize = 16;

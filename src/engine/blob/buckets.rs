@@ -1,0 +1,129 @@
+//! The engine as a whole: opening, closing, and its buckets.
+
+use std::sync::{Arc, PoisonError};
+
+use super::bucket::BlobBucket;
+use super::codec::put_varint;
+use super::commit::Class;
+use super::core::Core;
+use super::record::{Change, ItemKey, Table};
+use super::recover::{self, BlobOpenError, BlobSettings};
+use crate::clock::Entropy;
+use crate::engine::{BucketConfig, BucketInfo, BucketName, EngineError};
+use crate::io::device::Device;
+
+/// An open store.
+#[derive(Debug)]
+pub struct BlobEngine {
+    core: Arc<Core>,
+}
+
+impl BlobEngine {
+    /// Makes an empty store of the whole device. Without `force` a device that holds anything is
+    /// refused.
+    pub async fn format(
+        device: &Device,
+        entropy: &Entropy,
+        force: bool,
+    ) -> Result<(), BlobOpenError> {
+        recover::format(device, entropy, force).await
+    }
+
+    /// Opens a formatted device and recovers what it holds.
+    pub async fn open(device: Device, settings: BlobSettings) -> Result<Self, BlobOpenError> {
+        let core = recover::open(device, settings).await?;
+        Ok(Self { core })
+    }
+
+    /// Flushes what was answered before its flush and writes a checkpoint, so that the next start
+    /// has nothing to replay.
+    pub async fn close(&self) -> Result<(), EngineError> {
+        self.core.flush_armed().await;
+        self.core.checkpoint().await
+    }
+
+    /// Free bytes, those that the next commits free included.
+    pub fn free_bytes(&self) -> u64 {
+        (self.core.space.free_blocks() + self.core.space.held_blocks()) * super::layout::BLOCK
+    }
+
+    /// See [`crate::engine::Engine::bucket`].
+    pub async fn bucket(&self, name: &BucketName) -> Result<BlobBucket, EngineError> {
+        let buckets = self
+            .core
+            .buckets
+            .read()
+            .unwrap_or_else(PoisonError::into_inner);
+        let state = buckets.by_name.get(name).ok_or(EngineError::NoSuchBucket)?;
+        Ok(BlobBucket {
+            core: Arc::clone(&self.core),
+            state: Arc::clone(state),
+        })
+    }
+
+    /// See [`crate::engine::Engine::list_buckets`].
+    pub async fn list_buckets(&self) -> Result<Vec<BucketInfo>, EngineError> {
+        let buckets = self
+            .core
+            .buckets
+            .read()
+            .unwrap_or_else(PoisonError::into_inner);
+        let info = |state: &Arc<super::core::BucketState>| BucketInfo {
+            name: state.name.clone(),
+            config: Arc::clone(&state.config),
+        };
+        Ok(buckets.by_name.values().map(info).collect())
+    }
+
+    /// See [`crate::engine::Engine::create_bucket`].
+    pub async fn create_bucket(
+        &self,
+        name: &BucketName,
+        config: BucketConfig,
+    ) -> Result<(), EngineError> {
+        let item = bucket_item(name);
+        let number = &self.core.next_number;
+        let id = number.fetch_add(1, std::sync::atomic::Ordering::AcqRel);
+        let mut value = Vec::new();
+        put_varint(&mut value, id);
+        // Plain data always has a JSON form.
+        value.extend(serde_json::to_vec(&config).unwrap_or_default());
+        self.core
+            .commit(Class::Write, None, move |turn| {
+                if turn.has_bucket(&item) {
+                    return Err(EngineError::BucketExists);
+                }
+                let change = Change::Put {
+                    is_fresh: false,
+                    value: value.into(),
+                };
+                turn.change(None, item, change, Vec::new());
+                Ok(())
+            })
+            .await
+    }
+
+    /// See [`crate::engine::Engine::delete_bucket`].
+    pub async fn delete_bucket(&self, name: &BucketName) -> Result<(), EngineError> {
+        let state = self.bucket(name).await?.state;
+        let item = bucket_item(name);
+        self.core
+            .commit(Class::Delete, None, move |turn| {
+                state.check()?;
+                if state.expected.load(std::sync::atomic::Ordering::Acquire) > 0 {
+                    return Err(EngineError::BucketNotEmpty);
+                }
+                turn.change(Some(&state), item, Change::Gone, Vec::new());
+                Ok(())
+            })
+            .await
+    }
+}
+
+fn bucket_item(name: &BucketName) -> ItemKey {
+    ItemKey {
+        table: Table::Buckets,
+        bucket: 0,
+        key: name.as_str().as_bytes().into(),
+    }
+}

@@ -1,0 +1,678 @@
+//! Group commit: sequencing under one short lock, one journal block and one flush per batch, led
+//! by a writer that has a record in it. See `docs/design-blob.md`, section 2.
+
+use std::collections::{HashMap, VecDeque};
+use std::future::Future;
+use std::io;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::{Notify, watch};
+
+use super::codec::crc32c;
+use super::core::{BucketState, Core, allocations_of, apply_item};
+use super::entry::{Allocation, Piece, Place};
+use super::journal::{self, Head, Ring};
+use super::layout::{BLOCK, BLOCK_BYTES, BODY_BYTES_MAX, Extent, JOURNAL_FIRST};
+use super::record::{Change, ItemKey, Record, Table};
+use super::superblock::Start;
+use super::transfer;
+use crate::engine::{Durability, EngineError};
+
+/// Data writes that a commit waits for.
+pub(super) type Writes = Pin<Box<dyn Future<Output = io::Result<()>> + Send>>;
+
+/// What sequencing knows. Lock it for moments only.
+#[derive(Debug)]
+pub(super) struct Sequencer {
+    pub(super) ring: Ring,
+    pub(super) next_sequence: u64,
+    /// Hash of the last journal block.
+    pub(super) hash: u64,
+    /// Where the first journal block is that is not in the index yet.
+    unpublished: Start,
+    /// Highest `durable` that a block in the index says.
+    said_durable: u64,
+    queue: VecDeque<Gathering>,
+    is_committing: bool,
+    /// The newest sequenced value of each item that is not in the index yet.
+    pending: HashMap<ItemKey, Newest>,
+}
+
+#[derive(Debug)]
+struct Newest {
+    value: Option<Box<[u8]>>,
+    batch: Arc<Batch>,
+}
+
+/// Records that will be one journal block.
+#[derive(Debug)]
+struct Gathering {
+    batch: Arc<Batch>,
+    body: Vec<u8>,
+    changes: Vec<Pending>,
+    pages: Vec<Page>,
+}
+
+#[derive(Debug)]
+struct Pending {
+    record: Record,
+    /// Allocations with an owner already, of which the record is a further one.
+    retains: Vec<Allocation>,
+    bucket: Option<Arc<BucketState>>,
+}
+
+/// A shared page.
+#[derive(Debug)]
+struct Page {
+    block: u64,
+    bytes: Vec<u8>,
+}
+
+/// What the writers of a batch wait for.
+#[derive(Debug)]
+struct Batch {
+    /// Data writes that have not completed.
+    outstanding: AtomicUsize,
+    settled: Notify,
+    has_failed: AtomicBool,
+    /// One of its writers is to lead it.
+    lead: Notify,
+    done: watch::Sender<Option<bool>>,
+}
+
+impl Batch {
+    fn settle(&self, result: &io::Result<()>) {
+        if result.is_err() {
+            self.has_failed.store(true, Ordering::Release);
+        }
+        if self.outstanding.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.settled.notify_one();
+        }
+    }
+
+    async fn wait_settled(&self) {
+        while self.outstanding.load(Ordering::Acquire) > 0 {
+            self.settled.notified().await;
+        }
+    }
+
+    async fn wait_done(&self) -> Result<(), EngineError> {
+        let mut done = self.done.subscribe();
+        let answer = done.wait_for(Option::is_some).await;
+        match answer.is_ok_and(|answer| *answer == Some(true)) {
+            true => Ok(()),
+            false => Err(failed()),
+        }
+    }
+}
+
+impl Sequencer {
+    /// The next journal block goes to the ring's head, behind a block with this hash.
+    pub(super) fn new(ring: Ring, next_sequence: u64, hash: u64) -> Self {
+        Self {
+            unpublished: Start {
+                sequence: next_sequence,
+                place: ring.head(),
+                hash,
+            },
+            said_durable: 0,
+            ring,
+            next_sequence,
+            hash,
+            queue: VecDeque::new(),
+            is_committing: false,
+            pending: HashMap::new(),
+        }
+    }
+
+    pub(super) fn unpublished(&self) -> Start {
+        self.unpublished
+    }
+
+    /// Body bytes of one journal block: many fit into the ring.
+    fn body_max(&self) -> usize {
+        let share = usize::try_from(self.ring.blocks() / 8).unwrap_or(0) * BLOCK_BYTES;
+        BODY_BYTES_MAX.min(share - journal::HEAD_BYTES)
+    }
+
+    /// Whether another batch fits below the limit of its class. Upholds I10.
+    fn has_room(&self, class: Class) -> bool {
+        let whole = journal::block_count(self.body_max());
+        let queued = whole * (self.queue.len() as u64 + 1);
+        let limit = match class {
+            Class::Write => self.ring.blocks() * 3 / 4,
+            Class::Delete => self.ring.blocks() * 15 / 16,
+        };
+        // Once around the ring's end less than a block's length is left out.
+        self.ring.used() + queued + whole <= limit
+    }
+}
+
+/// What may still be done when little room is left.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Class {
+    Write,
+    Delete,
+}
+
+/// Sequencing of one group of records: what is there, and what shall be.
+pub(super) struct Turn<'a> {
+    core: &'a Core,
+    sequencer: &'a mut Sequencer,
+    changes: Vec<Pending>,
+    /// The newest batch whose record was seen.
+    consulted: Option<Arc<Batch>>,
+    /// A journal block is wanted even without records: its flush proves what was freed (I3).
+    pub(super) is_forced: bool,
+}
+
+impl Turn<'_> {
+    /// The item as it will be when all records before this one are in the index.
+    pub(super) fn get(
+        &mut self,
+        bucket: Option<&BucketState>,
+        item: &ItemKey,
+    ) -> Option<Box<[u8]>> {
+        if let Some(newest) = self.sequencer.pending.get(item) {
+            self.consulted = Some(Arc::clone(&newest.batch));
+            return newest.value.clone();
+        }
+        bucket?.tree(item.table)?.value(&item.key)
+    }
+
+    pub(super) fn has_bucket(&mut self, item: &ItemKey) -> bool {
+        match self.sequencer.pending.get(item) {
+            Some(newest) => {
+                self.consulted = Some(Arc::clone(&newest.batch));
+                newest.value.is_some()
+            }
+            None => {
+                let buckets = &self.core.buckets;
+                let buckets = buckets.read().unwrap_or_else(PoisonError::into_inner);
+                let mut names = buckets.by_name.keys();
+                names.any(|name| name.as_str().as_bytes() == &*item.key)
+            }
+        }
+    }
+
+    pub(super) fn change(
+        &mut self,
+        bucket: Option<&Arc<BucketState>>,
+        item: ItemKey,
+        change: Change,
+        retains: Vec<Allocation>,
+    ) {
+        self.changes.push(Pending {
+            record: Record { item, change },
+            retains,
+            bucket: bucket.cloned(),
+        });
+    }
+
+    /// Puts a small object into a shared page of the batch. The second value says that the page
+    /// has an owner already.
+    pub(super) fn pack(
+        &mut self,
+        bytes: &[u8],
+    ) -> Result<(Piece, Option<Allocation>), EngineError> {
+        let gathering = self.sequencer.queue.back_mut().ok_or(EngineError::Busy)?;
+        let fits = |page: &Page| page.bytes.len() + bytes.len() <= BLOCK_BYTES;
+        let is_shared = gathering.pages.last().is_some_and(fits);
+        if !is_shared {
+            let taken = self.core.allocate(1)?;
+            let block = taken.first().map_or(0, |extent| extent.first);
+            gathering.pages.push(Page {
+                block,
+                bytes: Vec::with_capacity(BLOCK_BYTES),
+            });
+        }
+        let page = gathering.pages.last_mut().ok_or(EngineError::Busy)?;
+        let offset = page.bytes.len();
+        page.bytes.extend_from_slice(bytes);
+        let piece = Piece {
+            size_bytes: bytes.len() as u64,
+            place: Place::Page {
+                block: page.block,
+                offset,
+                crc: crc32c(bytes),
+            },
+        };
+        let page = Extent {
+            first: page.block,
+            count: 1,
+        };
+        Ok((piece, is_shared.then(|| vec![page])))
+    }
+}
+
+/// A place in a batch.
+struct Ticket {
+    batch: Arc<Batch>,
+    leads: bool,
+}
+
+impl Core {
+    /// Sequences what `decide` makes of the present state, and comes back when it is durable (or,
+    /// relaxed, written). It runs to its end also if the caller goes away.
+    pub(super) async fn commit<T: Send + 'static>(
+        self: &Arc<Self>,
+        class: Class,
+        writes: Option<Writes>,
+        decide: impl FnOnce(&mut Turn<'_>) -> Result<T, EngineError> + Send + 'static,
+    ) -> Result<T, EngineError> {
+        let core = Arc::clone(self);
+        let task = tokio::spawn(async move { core.commit_here(class, writes, decide).await });
+        task.await.unwrap_or_else(|_| Err(failed()))
+    }
+
+    async fn commit_here<T>(
+        self: &Arc<Self>,
+        class: Class,
+        writes: Option<Writes>,
+        decide: impl FnOnce(&mut Turn<'_>) -> Result<T, EngineError>,
+    ) -> Result<T, EngineError> {
+        self.wait_for_room(class).await?;
+        let (decided, consulted, ticket) = {
+            let _abort = AbortOnPanic;
+            self.sequence(decide)
+        };
+        let Some(ticket) = ticket else {
+            if let Some(writes) = writes {
+                // The blocks go back only after their last write (I11).
+                let _ = writes.await;
+            }
+            // Upholds I2: what a pending record decided is answered with it.
+            if let Some(batch) = consulted
+                && !cfg!(lobos_mutant = "answer_before_deciding_commit")
+            {
+                batch.wait_done().await?;
+            }
+            return decided;
+        };
+        let batch = Arc::clone(&ticket.batch);
+        let data = async {
+            let result = match writes {
+                Some(writes) => writes.await,
+                None => Ok(()),
+            };
+            batch.settle(&result);
+        };
+        if ticket.leads {
+            tokio::join!(data, self.lead());
+        } else {
+            data.await;
+            tokio::select! {
+                biased;
+                () = batch.lead.notified() => self.lead().await,
+                _ = batch.wait_done() => {}
+            }
+        }
+        ticket.batch.wait_done().await?;
+        decided
+    }
+
+    async fn wait_for_room(self: &Arc<Self>, class: Class) -> Result<(), EngineError> {
+        for _ in 0..ROOM_WAITS_MAX {
+            self.check_writable()?;
+            let released = self.room.notified();
+            let has_room = self.lock_sequencer().has_room(class);
+            if has_room {
+                return Ok(());
+            }
+            self.start_checkpoint();
+            let _ = tokio::time::timeout(ROOM_WAIT, released).await;
+        }
+        Err(EngineError::Busy)
+    }
+
+    pub(super) fn lock_sequencer(&self) -> std::sync::MutexGuard<'_, Sequencer> {
+        self.sequencer
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Evaluates and, if there are records, puts them into the last batch.
+    fn sequence<T>(
+        &self,
+        decide: impl FnOnce(&mut Turn<'_>) -> Result<T, EngineError>,
+    ) -> (Result<T, EngineError>, Option<Arc<Batch>>, Option<Ticket>) {
+        let mut sequencer = self.lock_sequencer();
+        let half = sequencer.body_max() / 2;
+        if sequencer
+            .queue
+            .back()
+            .is_none_or(|last| last.body.len() > half)
+        {
+            sequencer.queue.push_back(Gathering::new());
+        }
+        let mut turn = Turn {
+            core: self,
+            sequencer: &mut sequencer,
+            changes: Vec::new(),
+            consulted: None,
+            is_forced: false,
+        };
+        let decided = decide(&mut turn);
+        let (changes, consulted, is_forced) = (turn.changes, turn.consulted, turn.is_forced);
+        let mut encoded = Vec::new();
+        changes
+            .iter()
+            .for_each(|change| change.record.encode(&mut encoded));
+        let sequencer = &mut *sequencer;
+        let body_max = sequencer.body_max();
+        let Some(last) = sequencer.queue.back_mut() else {
+            return (decided, consulted, None);
+        };
+        if encoded.len() > body_max - half {
+            return (Err(EngineError::Full), consulted, None);
+        }
+        if decided.is_err() || (changes.is_empty() && !is_forced) {
+            // A batch that was begun for nothing does not stay.
+            if last.changes.is_empty() {
+                let empty = sequencer.queue.pop_back();
+                empty
+                    .iter()
+                    .flat_map(|empty| &empty.pages)
+                    .for_each(|page| {
+                        let count = 1;
+                        self.space.give_back(&[Extent {
+                            first: page.block,
+                            count,
+                        }]);
+                    });
+            }
+            return (decided, consulted, None);
+        }
+        let batch = Arc::clone(&last.batch);
+        batch.outstanding.fetch_add(1, Ordering::AcqRel);
+        last.body.extend_from_slice(&encoded);
+        for change in changes {
+            expect(&sequencer.pending, &change);
+            if let Change::Put { value, .. } = &change.record.change {
+                let newest = newest(Some(value.clone()), &batch);
+                sequencer.pending.insert(change.record.item.clone(), newest);
+            } else if change.record.change == Change::Gone {
+                let newest = newest(None, &batch);
+                sequencer.pending.insert(change.record.item.clone(), newest);
+            }
+            last.changes.push(change);
+        }
+        let leads = !std::mem::replace(&mut sequencer.is_committing, true);
+        (decided, consulted, Some(Ticket { batch, leads }))
+    }
+
+    /// Commits the first batch, and hands the lead to a writer of the next.
+    async fn lead(self: &Arc<Self>) {
+        let mut guard = LeadGuard {
+            core: self,
+            batch: None,
+        };
+        let (sealed, gathering) = self.seal();
+        guard.batch = Some(Arc::clone(&gathering.batch));
+        let result = self.write_batch(&sealed, &gathering).await;
+        let batch = Arc::clone(&gathering.batch);
+        match &result {
+            Ok(()) => self.publish(&sealed, gathering),
+            Err(error) => self.poison(error),
+        }
+        guard.batch = None;
+        drop(guard);
+        batch.done.send_replace(Some(result.is_ok()));
+        self.hand_over(result.is_ok());
+        self.consider_checkpoint();
+    }
+
+    fn seal(&self) -> (Sealed, Gathering) {
+        let mut sequencer = self.lock_sequencer();
+        let gathering = sequencer.queue.pop_front().unwrap_or_else(Gathering::new);
+        let superblock = self.superblock();
+        let durable = self.durable.load(Ordering::Acquire);
+        let head = Head {
+            uuid: superblock.uuid,
+            epoch: superblock.epoch,
+            sequence: sequencer.next_sequence,
+            previous: sequencer.hash,
+            durable,
+            body_bytes: u32::try_from(gathering.body.len()).unwrap_or(u32::MAX),
+            records: u32::try_from(gathering.changes.len()).unwrap_or(u32::MAX),
+        };
+        let bytes = head.seal(&gathering.body);
+        let place = sequencer.ring.push(head.blocks());
+        sequencer.next_sequence += 1;
+        sequencer.hash = journal::hash(&bytes);
+        let sealed = Sealed {
+            sequence: head.sequence,
+            durable,
+            place,
+            next: Start {
+                sequence: sequencer.next_sequence,
+                place: sequencer.ring.head(),
+                hash: sequencer.hash,
+            },
+            bytes,
+        };
+        (sealed, gathering)
+    }
+
+    /// Journal block, pages and data, then one flush. Upholds I1.
+    async fn write_batch(&self, sealed: &Sealed, gathering: &Gathering) -> io::Result<()> {
+        let journal = transfer::write(
+            &self.device,
+            (JOURNAL_FIRST + sealed.place) * BLOCK,
+            &sealed.bytes,
+        );
+        let pages = async {
+            for page in &gathering.pages {
+                transfer::write(&self.device, page.block * BLOCK, &page.bytes).await?;
+            }
+            Ok(())
+        };
+        let (journal, pages) = tokio::join!(journal, pages);
+        if !cfg!(lobos_mutant = "flush_before_data") {
+            gathering.batch.wait_settled().await;
+        }
+        journal.and(pages)?;
+        if gathering.batch.has_failed.load(Ordering::Acquire) {
+            return Err(io::Error::other("a write of data failed"));
+        }
+        self.check_writable().map_err(io::Error::other)?;
+        if cfg!(lobos_mutant = "acknowledge_before_flush") {
+            return Ok(());
+        }
+        if self.durability == Durability::Strict {
+            self.device.flush().await?;
+        }
+        Ok(())
+    }
+
+    fn publish(self: &Arc<Self>, sealed: &Sealed, gathering: Gathering) {
+        let _abort = AbortOnPanic;
+        let Gathering { batch, changes, .. } = gathering;
+        for change in &changes {
+            for allocation in &change.retains {
+                self.space.retain(allocation);
+            }
+            let old = match &change.bucket {
+                Some(bucket) if change.record.item.table != Table::Buckets => {
+                    apply_item(bucket, &change.record)
+                }
+                _ => {
+                    let buckets = self.buckets.write();
+                    let mut buckets = buckets.unwrap_or_else(PoisonError::into_inner);
+                    buckets.apply(&change.record)
+                }
+            };
+            for value in old.into_iter().flatten() {
+                for allocation in allocations_of(&value) {
+                    self.space.release(sealed.sequence, allocation);
+                }
+            }
+        }
+        match self.durability {
+            Durability::Strict => {
+                self.durable.fetch_max(sealed.sequence, Ordering::AcqRel);
+                let durable = match cfg!(lobos_mutant = "reuse_one_batch_early") {
+                    true => sealed.sequence,
+                    false => sealed.durable,
+                };
+                self.space.prove(durable);
+            }
+            Durability::Relaxed => self.arm_flush(),
+        }
+        let mut sequencer = self.lock_sequencer();
+        sequencer.unpublished = sealed.next;
+        sequencer.said_durable = sealed.durable;
+        let pending = &mut sequencer.pending;
+        for change in changes {
+            let is_ours = |newest: &Newest| Arc::ptr_eq(&newest.batch, &batch);
+            if pending.get(&change.record.item).is_some_and(is_ours) {
+                pending.remove(&change.record.item);
+            }
+        }
+    }
+
+    /// Relaxed: one flush follows within [`RELAXED_WINDOW`].
+    fn arm_flush(self: &Arc<Self>) {
+        if self.flush_is_armed.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        let core = Arc::clone(self);
+        tokio::spawn(async move {
+            tokio::time::sleep(RELAXED_WINDOW).await;
+            core.flush_armed().await;
+        });
+    }
+
+    /// Flushes what was answered before its flush.
+    pub(super) async fn flush_armed(self: &Arc<Self>) {
+        self.flush_is_armed.store(false, Ordering::Release);
+        // All batches in the index have been written.
+        let (written, proven) = {
+            let sequencer = self.lock_sequencer();
+            (sequencer.unpublished.sequence - 1, sequencer.said_durable)
+        };
+        match self.device.flush().await {
+            Ok(()) => {
+                self.durable.fetch_max(written, Ordering::AcqRel);
+                self.space.prove(proven);
+            }
+            Err(error) => self.poison(&error),
+        }
+    }
+
+    fn hand_over(&self, goes_on: bool) {
+        let mut sequencer = self.lock_sequencer();
+        if !goes_on {
+            for gathering in sequencer.queue.drain(..) {
+                gathering.batch.done.send_replace(Some(false));
+            }
+        }
+        match sequencer.queue.front() {
+            Some(next) => next.batch.lead.notify_one(),
+            None => sequencer.is_committing = false,
+        }
+    }
+}
+
+impl Gathering {
+    fn new() -> Self {
+        Self {
+            batch: Arc::new(Batch {
+                outstanding: AtomicUsize::new(0),
+                settled: Notify::new(),
+                has_failed: AtomicBool::new(false),
+                lead: Notify::new(),
+                done: watch::Sender::new(None),
+            }),
+            body: Vec::new(),
+            changes: Vec::new(),
+            pages: Vec::new(),
+        }
+    }
+}
+
+struct Sealed {
+    sequence: u64,
+    /// What the block itself says.
+    durable: u64,
+    place: u64,
+    /// Behind it.
+    next: Start,
+    bytes: Vec<u8>,
+}
+
+fn newest(value: Option<Box<[u8]>>, batch: &Arc<Batch>) -> Newest {
+    Newest {
+        value,
+        batch: Arc::clone(batch),
+    }
+}
+
+/// Counts the objects that will be there, and marks a bucket that will not.
+fn expect(pending: &HashMap<ItemKey, Newest>, change: &Pending) {
+    let Some(bucket) = &change.bucket else {
+        return;
+    };
+    let item = &change.record.item;
+    match item.table {
+        Table::Buckets => bucket.is_going.store(true, Ordering::Release),
+        Table::Objects => {
+            let was_there = match pending.get(item) {
+                Some(newest) => newest.value.is_some(),
+                None => bucket.objects.get(&item.key, |_| ()).is_some(),
+            };
+            match (was_there, &change.record.change) {
+                (false, Change::Put { .. }) => {
+                    bucket.expected.fetch_add(1, Ordering::AcqRel);
+                }
+                (true, Change::Gone) => {
+                    bucket.expected.fetch_sub(1, Ordering::AcqRel);
+                }
+                _ => {}
+            }
+        }
+        Table::Uploads | Table::Parts => {}
+    }
+}
+
+fn failed() -> EngineError {
+    EngineError::Io {
+        doing: "committing to the device",
+        source: io::Error::other("a write or flush failed, or the server stops"),
+    }
+}
+
+/// A leader that goes away in the middle leaves a batch of unknown state behind. Upholds I9.
+struct LeadGuard<'a> {
+    core: &'a Arc<Core>,
+    batch: Option<Arc<Batch>>,
+}
+
+impl Drop for LeadGuard<'_> {
+    fn drop(&mut self) {
+        if let Some(batch) = self.batch.take() {
+            self.core
+                .poison(&io::Error::other("a commit was broken off"));
+            batch.done.send_replace(Some(false));
+            self.core.hand_over(false);
+        }
+    }
+}
+
+/// Upholds I12.
+pub(super) struct AbortOnPanic;
+
+impl Drop for AbortOnPanic {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            std::process::abort();
+        }
+    }
+}
+
+const RELAXED_WINDOW: Duration = Duration::from_millis(100);
+const ROOM_WAIT: Duration = Duration::from_millis(500);
+const ROOM_WAITS_MAX: usize = 10;

@@ -1,0 +1,261 @@
+//! What all rooms of the engine share: device, space, index, and whether it still works.
+
+use std::collections::{BTreeMap, HashMap};
+use std::io;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+
+use tokio::sync::Notify;
+
+use super::commit::Sequencer;
+use super::entry::{Allocation, Stored};
+use super::index::Tree;
+use super::layout::{BLOCK, Extent};
+use super::record::{Change, Record, Table};
+use super::space::Space;
+use super::superblock::Superblock;
+use crate::clock::{Clock, Entropy};
+use crate::engine::{BucketConfig, BucketName, Durability, EngineError};
+use crate::io::device::Device;
+
+/// The open engine.
+#[derive(Debug)]
+pub(super) struct Core {
+    pub(super) device: Device,
+    pub(super) space: Space,
+    pub(super) clock: Clock,
+    pub(super) entropy: Entropy,
+    pub(super) durability: Durability,
+    pub(super) buckets: RwLock<Buckets>,
+    pub(super) sequencer: Mutex<Sequencer>,
+    /// The superblock that both copies hold.
+    pub(super) superblock: Mutex<Superblock>,
+    /// Highest sequence number known flushed.
+    pub(super) durable: AtomicU64,
+    /// Upload numbers and bucket ids come from here; both are only compared.
+    pub(super) next_number: AtomicU64,
+    pub(super) checkpoint_runs: AtomicBool,
+    pub(super) flush_is_armed: AtomicBool,
+    /// The installed checkpoint's segments.
+    pub(super) segments: Mutex<Vec<Extent>>,
+    /// Something was released: journal blocks or space.
+    pub(super) room: Notify,
+    poisoned: AtomicBool,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Buckets {
+    pub(super) by_name: BTreeMap<BucketName, Arc<BucketState>>,
+    by_id: HashMap<u64, Arc<BucketState>>,
+}
+
+/// One bucket's items.
+#[derive(Debug)]
+pub(super) struct BucketState {
+    pub(super) name: BucketName,
+    pub(super) id: u64,
+    pub(super) config: Arc<BucketConfig>,
+    pub(super) objects: Tree,
+    pub(super) uploads: Tree,
+    pub(super) parts: Tree,
+    /// Objects there once all pending records are in the index. Changed under the sequencer.
+    pub(super) expected: AtomicU64,
+    /// A record that removes it has been sequenced.
+    pub(super) is_going: AtomicBool,
+}
+
+impl BucketState {
+    /// The tree of one table; buckets are in none.
+    pub(super) fn tree(&self, table: Table) -> Option<&Tree> {
+        match table {
+            Table::Buckets => None,
+            Table::Objects => Some(&self.objects),
+            Table::Uploads => Some(&self.uploads),
+            Table::Parts => Some(&self.parts),
+        }
+    }
+
+    pub(super) fn check(&self) -> Result<(), EngineError> {
+        match self.is_going.load(Ordering::Acquire) {
+            true => Err(EngineError::NoSuchBucket),
+            false => Ok(()),
+        }
+    }
+}
+
+impl Buckets {
+    /// Makes one record true; gives the values that it replaced. `None`: the record makes no
+    /// sense.
+    pub(super) fn apply(&mut self, record: &Record) -> Option<Vec<Box<[u8]>>> {
+        if record.item.table == Table::Buckets {
+            return self.apply_bucket(record);
+        }
+        // Records of a bucket that is gone meanwhile have nothing left to change.
+        let Some(bucket) = self.by_id.get(&record.item.bucket) else {
+            return Some(Vec::new());
+        };
+        apply_item(bucket, record)
+    }
+
+    fn apply_bucket(&mut self, record: &Record) -> Option<Vec<Box<[u8]>>> {
+        let name = BucketName::parse(std::str::from_utf8(&record.item.key).ok()?).ok()?;
+        match &record.change {
+            Change::Put { value, .. } => {
+                let mut from = super::codec::Cursor::new(value);
+                let id = from.varint()?;
+                if let Some(known) = self.by_name.get(&name)
+                    && known.id == id
+                {
+                    return Some(Vec::new());
+                }
+                let config = serde_json::from_slice(from.rest()).ok()?;
+                let old = self.remove(&name);
+                let state = Arc::new(BucketState {
+                    name: name.clone(),
+                    id,
+                    config: Arc::new(config),
+                    objects: Tree::new(),
+                    uploads: Tree::new(),
+                    parts: Tree::new(),
+                    expected: AtomicU64::new(0),
+                    is_going: AtomicBool::new(false),
+                });
+                self.by_id.insert(id, Arc::clone(&state));
+                self.by_name.insert(name, state);
+                Some(old)
+            }
+            Change::Gone => Some(self.remove(&name)),
+            Change::PartsGone => None,
+        }
+    }
+
+    fn remove(&mut self, name: &BucketName) -> Vec<Box<[u8]>> {
+        let Some(bucket) = self.by_name.remove(name) else {
+            return Vec::new();
+        };
+        self.by_id.remove(&bucket.id);
+        bucket.is_going.store(true, Ordering::Release);
+        let trees = [&bucket.objects, &bucket.uploads, &bucket.parts];
+        trees.iter().flat_map(|tree| drain(tree, &[])).collect()
+    }
+
+    pub(super) fn all(&self) -> Vec<Arc<BucketState>> {
+        self.by_name.values().cloned().collect()
+    }
+}
+
+/// Makes one record about an item true.
+pub(super) fn apply_item(bucket: &BucketState, record: &Record) -> Option<Vec<Box<[u8]>>> {
+    let tree = bucket.tree(record.item.table)?;
+    let key = &record.item.key;
+    Some(match &record.change {
+        Change::Put { value, .. } => tree.replace(key, Some(value)).into_iter().collect(),
+        Change::Gone => tree.replace(key, None).into_iter().collect(),
+        Change::PartsGone => drain(tree, key),
+    })
+}
+
+/// Removes all items whose keys begin with `prefix`.
+fn drain(tree: &Tree, prefix: &[u8]) -> Vec<Box<[u8]>> {
+    let mut values = Vec::new();
+    loop {
+        let mut items = tree.items_from(prefix, 512);
+        items.retain(|(key, _)| key.starts_with(prefix));
+        if items.is_empty() {
+            return values;
+        }
+        values.extend(items.iter().filter_map(|(key, _)| tree.replace(key, None)));
+    }
+}
+
+impl Core {
+    pub(super) fn new(device: Device, superblock: Superblock, parts: Parts) -> Self {
+        Self {
+            space: parts.space,
+            clock: parts.clock,
+            entropy: parts.entropy,
+            durability: parts.durability,
+            buckets: RwLock::new(parts.buckets),
+            durable: AtomicU64::new(superblock.flushed),
+            sequencer: Mutex::new(parts.sequencer),
+            superblock: Mutex::new(superblock),
+            next_number: AtomicU64::new(parts.next_number),
+            checkpoint_runs: AtomicBool::new(false),
+            flush_is_armed: AtomicBool::new(false),
+            segments: Mutex::new(parts.segments),
+            room: Notify::new(),
+            poisoned: AtomicBool::new(false),
+            device,
+        }
+    }
+
+    /// Writes are refused once a write or flush has failed. Upholds I9.
+    pub(super) fn check_writable(&self) -> Result<(), EngineError> {
+        match self.poisoned.load(Ordering::Acquire) {
+            true => Err(EngineError::ReadOnly {
+                why: "a write to the device failed; restart after the device works again",
+            }),
+            false => Ok(()),
+        }
+    }
+
+    pub(super) fn poison(&self, error: &io::Error) {
+        if !self.poisoned.swap(true, Ordering::AcqRel) {
+            tracing::error!(%error, "a write or flush failed: the engine answers no more writes");
+        }
+        self.room.notify_waiters();
+    }
+
+    pub(super) fn superblock(&self) -> Superblock {
+        self.superblock
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    /// Bytes of keys and values in the index.
+    pub(super) fn index_bytes(&self) -> u64 {
+        let buckets = self.buckets.read().unwrap_or_else(PoisonError::into_inner);
+        let of = |bucket: &Arc<BucketState>| {
+            let trees = [&bucket.objects, &bucket.uploads, &bucket.parts];
+            trees
+                .iter()
+                .map(|tree| tree.bytes() + 20 * tree.len())
+                .sum::<u64>()
+                + 4096
+        };
+        buckets.by_name.values().map(of).sum()
+    }
+
+    /// Blocks that stay free for deletes and checkpoints. Upholds I10.
+    pub(super) fn reserve_blocks(&self) -> u64 {
+        let checkpoint = 2 * (self.index_bytes() + self.index_bytes() / 8).div_ceil(BLOCK) + 64;
+        let size = self.superblock().size_blocks;
+        checkpoint + (size / 64).min((64 << 20) / BLOCK)
+    }
+
+    /// Takes blocks for data.
+    pub(super) fn allocate(&self, count: u64) -> Result<Allocation, EngineError> {
+        let reserve = self.reserve_blocks();
+        self.space.allocate(count, reserve).ok_or(EngineError::Full)
+    }
+}
+
+/// What recovery hands to [`Core::new`].
+pub(super) struct Parts {
+    pub(super) space: Space,
+    pub(super) clock: Clock,
+    pub(super) entropy: Entropy,
+    pub(super) durability: Durability,
+    pub(super) buckets: Buckets,
+    pub(super) sequencer: Sequencer,
+    pub(super) next_number: u64,
+    pub(super) segments: Vec<Extent>,
+}
+
+/// The blocks that a value of the index holds.
+pub(super) fn allocations_of(value: &[u8]) -> Vec<Allocation> {
+    Stored::decode(value)
+        .map(|stored| stored.allocations())
+        .unwrap_or_default()
+}

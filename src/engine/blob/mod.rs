@@ -1,0 +1,40 @@
+//! The blob engine: objects in a format of its own on a file or a block device.
+//! `docs/design-blob.md` has every byte, the commit order, the invariants and recovery.
+//!
+//! # Reading order and what the rooms offer each other
+//! - [`layout`], [`codec`]: places and numbers. [`superblock`], [`journal`], [`record`], [`entry`]:
+//!   the format, functions of bytes.
+//! - [`space`]: which blocks are free, shared, read. [`index`], [`leaf`]: ordered items.
+//! - [`core`]: what all share. [`transfer`]: checked bytes to and from extents.
+//! - [`commit`]: `core.commit(class, writes, |turn| ..)` is the only way that anything changes.
+//! - [`checkpoint`], [`recover`]: bounded replay; from a device to an open engine.
+//! - [`describe`]: between stored entries and the contract's. [`put`], [`get`], [`bucket`],
+//!   [`scan`], [`multipart`], [`buckets`]: the verbs.
+
+mod bucket;
+mod buckets;
+mod checkpoint;
+mod codec;
+mod commit;
+mod core;
+mod describe;
+mod entry;
+mod get;
+mod index;
+mod journal;
+mod layout;
+mod leaf;
+mod multipart;
+mod put;
+mod record;
+mod recover;
+mod scan;
+mod space;
+mod superblock;
+mod transfer;
+
+pub use bucket::BlobBucket;
+pub use buckets::BlobEngine;
+pub use get::{BlobByteStream, BlobReader};
+pub use put::BlobWriter;
+pub use recover::{BlobOpenError, BlobSettings};
