@@ -34,6 +34,9 @@ pub const DELETE_XML_BYTES_MAX: usize = 8 << 20;
 pub const COMPLETE_XML_BYTES_MAX: usize = 4 << 20;
 /// Nesting of elements in an XML body.
 pub const XML_DEPTH_MAX: usize = 16;
+/// Elements of an XML body, each of which takes some 200 bytes once it is read: enough for 10,000
+/// parts with all that S3 knows of a part.
+pub const XML_ELEMENTS_MAX: usize = 128 << 10;
 /// Extension bytes and digits of one aws-chunked chunk header line.
 pub const CHUNK_LINE_BYTES_MAX: usize = 1024;
 /// All trailer lines of one aws-chunked body.

@@ -7,7 +7,7 @@ use quick_xml::events::Event;
 
 use super::error::{Code, S3Error};
 use crate::clock::Timestamp;
-use crate::limits::XML_DEPTH_MAX;
+use crate::limits::{XML_DEPTH_MAX, XML_ELEMENTS_MAX};
 
 const NAMESPACE: &str = "http://s3.amazonaws.com/doc/2006-03-01/";
 
@@ -179,17 +179,23 @@ pub(super) struct Element {
 
 impl Element {
     /// Reads a whole document whose root is `root`. DTDs, processing instructions, unknown
-    /// entities and more than [`XML_DEPTH_MAX`] levels are `MalformedXML`.
+    /// entities, more than [`XML_DEPTH_MAX`] levels and more than [`XML_ELEMENTS_MAX`] elements are
+    /// `MalformedXML`.
     pub(super) fn parse(bytes: &[u8], root: &str) -> Result<Self, S3Error> {
         let text = std::str::from_utf8(bytes).map_err(|_| malformed("it is not UTF-8"))?;
         let mut reader = Reader::from_str(text);
         reader.config_mut().check_end_names = true;
         let mut open: Vec<Self> = Vec::new();
         let mut done: Option<Self> = None;
+        let mut elements = 0;
         loop {
             let event = reader
                 .read_event()
                 .map_err(|error| malformed(&error.to_string()))?;
+            elements += usize::from(matches!(event, Event::Start(_) | Event::Empty(_)));
+            if elements > XML_ELEMENTS_MAX {
+                return Err(malformed("it has too many elements"));
+            }
             let closed = match event {
                 Event::Start(tag) => {
                     let name = tag.local_name().as_ref().to_owned();
