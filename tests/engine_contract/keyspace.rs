@@ -328,9 +328,10 @@ impl Model {
 struct Case {
     fixture: Option<Fixture>,
     name: String,
-    first: Bucket,
+    /// `None` only while the engine is opened again: a handle would keep the old one alive.
+    first: Option<Bucket>,
     /// The same bucket through another engine, where an engine allows that.
-    second: Bucket,
+    second: Option<Bucket>,
     tree: Option<PathBuf>,
     model: Model,
 }
@@ -346,33 +347,44 @@ impl Case {
         let first = fixture.engine.bucket(&bucket_name(&name)).await.unwrap();
         let mut case = Self {
             tree: fixture.tree(&name),
-            second: first.clone(),
+            second: None,
             fixture: Some(fixture),
             name,
-            first,
+            first: Some(first),
             model: Model::default(),
         };
         case.find_twin().await;
         case
     }
 
+    fn first(&self) -> &Bucket {
+        self.first.as_ref().expect("the engine is open")
+    }
+
+    fn second(&self) -> &Bucket {
+        self.second.as_ref().expect("the engine is open")
+    }
+
     async fn find_twin(&mut self) {
         let twin = self.fixture.as_ref().and_then(Fixture::twin);
         self.second = match twin {
-            Some(twin) => twin.bucket(&bucket_name(&self.name)).await.unwrap(),
+            Some(twin) => Some(twin.bucket(&bucket_name(&self.name)).await.unwrap()),
             None => self.first.clone(),
         };
     }
 
     async fn run(&mut self, steps: &[Step]) {
         for (index, (operation, by_second)) in steps.iter().enumerate() {
-            let bucket = if *by_second {
-                &self.second
+            if matches!(operation, Operation::Reopen) {
+                self.reopen().await;
             } else {
-                &self.first
+                let bucket = if *by_second {
+                    self.second()
+                } else {
+                    self.first()
+                };
+                self.step(&bucket.clone(), operation).await;
             }
-            .clone();
-            self.step(&bucket, operation).await;
             if index % CHECK_EVERY == CHECK_EVERY - 1 || index + 1 == steps.len() {
                 self.check_all().await;
             }
@@ -408,11 +420,11 @@ impl Case {
                         .abort(&crate::fixture::key(&name), &id)
                         .await
                         .unwrap();
-                    assert_no_upload(&self.first, &name, &id).await;
+                    assert_no_upload(self.first(), &name, &id).await;
                 }
             }
             Operation::List(listing) => self.check_list(bucket, listing).await,
-            Operation::Reopen => self.reopen().await,
+            Operation::Reopen => {}
             Operation::Other(other) => self.other_program(other).await,
         }
     }
@@ -445,7 +457,7 @@ impl Case {
         }
         self.check(name).await;
         if self.model.objects.contains_key(name) {
-            let entry = head(&self.second, name).await.unwrap();
+            let entry = head(self.second(), name).await.unwrap();
             assert_ne!(entry.metadata, Metadata::default(), "{name:?}");
         }
     }
@@ -489,7 +501,7 @@ impl Case {
         let mut parts = Vec::new();
         for (number, body) in (1..).zip(bodies) {
             let bytes = body.bytes();
-            let part = put_part(&self.second, name, &id, number, &bytes).await;
+            let part = put_part(self.second(), name, &id, number, &bytes).await;
             parts.push((part.unwrap(), bytes));
         }
         self.model.uploads.push((name.to_owned(), id, parts));
@@ -517,12 +529,10 @@ impl Case {
         let Some(fixture) = self.fixture.take() else {
             return;
         };
-        // Handles of the old engine are gone before it is.
-        let standing = fixture.bucket.clone();
-        (self.first, self.second) = (standing.clone(), standing);
+        (self.first, self.second) = (None, None);
         let fixture = fixture.reopen().await;
         let name = bucket_name(&self.name);
-        self.first = fixture.engine.bucket(&name).await.unwrap();
+        self.first = Some(fixture.engine.bucket(&name).await.unwrap());
         self.fixture = Some(fixture);
         self.find_twin().await;
         self.check_all().await;
@@ -657,7 +667,7 @@ impl Case {
 
     /// Both engines give the key as the model has it.
     async fn check(&self, name: &str) {
-        for (bucket, which) in [(&self.first, "first"), (&self.second, "second")] {
+        for (bucket, which) in [(self.first(), "first"), (self.second(), "second")] {
             let Some(object) = self.model.objects.get(name) else {
                 assert_absent(bucket, name).await;
                 continue;
@@ -678,7 +688,7 @@ impl Case {
         for name in self.model.objects.keys() {
             self.check(name).await;
         }
-        for bucket in [&self.first, &self.second] {
+        for bucket in [self.first(), self.second()] {
             for delimiter in [None, Some("/")] {
                 let listing = Listing {
                     prefix: String::new(),
