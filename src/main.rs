@@ -2,8 +2,7 @@
 
 use std::process::ExitCode;
 
-/// Requests make many small short-lived allocations; glibc's allocator takes twice as long for
-/// them.
+/// Requests make many small, short-lived allocations, which it is made for.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
