@@ -228,18 +228,27 @@ impl Config {
     /// Reads the file, if there is one, puts the overrides over it and checks the result.
     /// Relative paths in the file start at the file's directory.
     pub fn load(file: Option<&Path>, overrides: Overrides) -> Result<Self, ConfigError> {
-        let (raw, base) = match file {
-            Some(path) => {
-                let source = fs::read_to_string(path).map_err(|source| ConfigError::Read {
-                    path: path.into(),
-                    source,
-                })?;
-                let base = path.parent().map(Path::to_owned).unwrap_or_default();
-                (parse(&path.display().to_string(), &source)?, base)
-            }
-            None => (raw::File::default(), PathBuf::new()),
+        let Some(path) = file else {
+            return build(raw::File::default(), Path::new(""), overrides);
         };
-        build(raw, &base, overrides)
+        let source = fs::read_to_string(path).map_err(|source| ConfigError::Read {
+            path: path.into(),
+            source,
+        })?;
+        let name = path.display().to_string();
+        let base = path.parent().unwrap_or(Path::new(""));
+        let error = match build(parse(&name, &source)?, base, overrides) {
+            Err(ConfigError::Invalid(text)) => text,
+            result => return result,
+        };
+        // The file's line is named only where the file is at fault, not the command line over it.
+        let alone = build(parse(&name, &source)?, base, Overrides::default());
+        Err(ConfigError::Invalid(match alone {
+            Err(ConfigError::Invalid(text)) if text == error => {
+                explain::locate(&name, &source, &text)
+            }
+            _ => error,
+        }))
     }
 }
 
@@ -510,7 +519,7 @@ fn build_filesystem(
         symlinks: raw.symlinks.unwrap_or_default(),
         file_mode: raw.file_mode.map(|mode| mode.bits),
         dir_mode: raw.dir_mode.map(|mode| mode.bits),
-        cache_bytes: raw.cache.map_or(64 << 20, |size| size.bytes),
+        cache_bytes: raw.cache.map_or(256 << 20, |size| size.bytes),
         upload_expiry: Some(expiry.duration()).filter(|span| !span.is_zero()),
     })
 }

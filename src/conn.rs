@@ -248,6 +248,12 @@ fn health<B: From<Bytes>>(head: &Parts, request_id: HeaderValue) -> Response<B> 
     reply
         .headers_mut()
         .insert(header::X_CONTENT_TYPE_OPTIONS, nosniff);
+    tracing::debug!(
+        request_id = request_id.to_str().unwrap_or_default(),
+        path = head.uri.path(),
+        status = 200,
+        "request"
+    );
     reply.headers_mut().insert("x-amz-request-id", request_id);
     reply
 }

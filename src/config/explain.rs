@@ -21,6 +21,29 @@ pub(super) fn explain(name: &str, source: &str, error: &toml::de::Error) -> Stri
     )
 }
 
+/// Puts file and line before a message about a value whose full key it names in back quotes.
+pub(super) fn locate(name: &str, source: &str, message: &str) -> String {
+    let named = message.split('`').skip(1).step_by(2);
+    let line = named.filter_map(|key| line_of(source, key)).next();
+    match line {
+        Some((line, text)) => format!("{name}, line {line}: {message}\n  {text}"),
+        None => message.to_owned(),
+    }
+}
+
+/// Number and text of the line that sets a dotted key.
+fn line_of<'a>(source: &'a str, key: &str) -> Option<(usize, &'a str)> {
+    let starts = source.split_inclusive('\n').scan(0, |at, line| {
+        let start = *at;
+        *at += line.len();
+        Some(start)
+    });
+    starts
+        .map(|at| Place::of(source, at))
+        .find(|place| place.key().is_some_and(|found| found == key))
+        .map(|place| (place.line, place.text))
+}
+
 /// The parser speaks of Rust's types where people write TOML's.
 fn in_toml_words(message: &str) -> String {
     let words = [
@@ -163,6 +186,27 @@ mod tests {
         assert_eq!(distance("liste", "listen"), 1);
         assert_eq!(distance("kitten", "sitting"), 3);
         assert_eq!(distance("", "abc"), 3);
+    }
+
+    #[test]
+    fn a_message_that_names_a_key_gets_its_line() {
+        let source = "# head\n[server]\nthreads = 5000\n[server.limits]\nconnections = 0\n";
+        assert_eq!(
+            locate(
+                "lobos.cfg",
+                source,
+                "`server.limits.connections` must be 1 or more"
+            ),
+            "lobos.cfg, line 5: `server.limits.connections` must be 1 or more\n  connections = 0"
+        );
+        assert_eq!(
+            locate("lobos.cfg", source, "`x`; `server.threads` is 5000"),
+            "lobos.cfg, line 3: `x`; `server.threads` is 5000\n  threads = 5000"
+        );
+        assert_eq!(
+            locate("lobos.cfg", source, "no `such.key`"),
+            "no `such.key`"
+        );
     }
 
     #[test]

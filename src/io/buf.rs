@@ -7,7 +7,7 @@ use bytes::Bytes;
 
 /// Bytes of one pooled buffer: large enough that a system call per buffer does not count, small
 /// enough to stay in a core's cache between the read and the send.
-pub(crate) const BUFFER_BYTES: usize = 256 << 10;
+pub(crate) const BUFFER_BYTES: usize = 512 << 10;
 
 /// A bounded stock of idle buffers of [`BUFFER_BYTES`] each. When it is empty a buffer is
 /// allocated; when it is full a returned one is freed.

@@ -27,21 +27,18 @@ mod service;
 mod tests;
 mod xml;
 
-use std::cell::Cell;
 use std::fmt;
 use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
-use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use http::request::Parts;
 use http::{HeaderValue, Request, Response};
-use http_body::{Body, Frame, SizeHint};
+use http_body::Body;
 use http_body_util::BodyExt;
 use strum::VariantNames as _;
 
@@ -156,8 +153,7 @@ where
     let mut operation = None;
     let id = s3.request_ids.next();
     let (head, body) = request.into_parts();
-    let (body, unread) = Watched::new(Box::pin(body.map_err(Into::into)));
-    let mut body: Option<RequestBody> = Some(Box::pin(body));
+    let mut body: Option<RequestBody> = Some(Box::pin(body.map_err(Into::into)));
     let work = AssertUnwindSafe(answer(s3, local, &head, &mut body, &mut operation));
     let outcome = match futures_util::FutureExt::catch_unwind(work).await {
         Ok(outcome) => outcome,
@@ -177,11 +173,6 @@ where
         }
     };
     drain(&head, body).await;
-    if unread.get() && head.version < http::Version::HTTP_2 {
-        // The connection cannot be used again, and the client should know before it tries.
-        let close = HeaderValue::from_static("close");
-        reply.headers_mut().insert(http::header::CONNECTION, close);
-    }
     label(&mut reply, &id);
     s3.count(operation, &reply, began.elapsed());
     tracing::debug!(request_id = %id, method = %head.method, path = head.uri.path(),
@@ -359,44 +350,6 @@ async fn drain(head: &Parts, body: Option<RequestBody>) {
     }
     let read = http_body_util::Limited::new(body, DRAIN_BYTES_MAX).collect();
     let _ = tokio::time::timeout(DRAIN_TIME_MAX, read).await;
-}
-
-/// A body, and a flag that is up while some of it has not been read.
-struct Watched {
-    body: RequestBody,
-    unread: Rc<Cell<bool>>,
-}
-
-impl Watched {
-    fn new(body: RequestBody) -> (Self, Rc<Cell<bool>>) {
-        let unread = Rc::new(Cell::new(!body.is_end_stream()));
-        let flag = Rc::clone(&unread);
-        (Self { body, unread }, flag)
-    }
-}
-
-impl Body for Watched {
-    type Data = Bytes;
-    type Error = BodyError;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        let polled = self.body.as_mut().poll_frame(cx);
-        if matches!(polled, Poll::Ready(None)) || self.body.is_end_stream() {
-            self.unread.set(false);
-        }
-        polled
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
-    }
 }
 
 const DRAIN_BYTES_MAX: usize = 256 << 10;

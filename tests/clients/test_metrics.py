@@ -14,9 +14,8 @@ from lobos import REPOSITORY
 OPEN_METRICS = "application/openmetrics-text; version=1.0.0; q=0.9, text/plain; q=0.1"
 
 
-@pytest.fixture
-def scraped(start, tmp_path):
-    """A server with one bucket whose metrics are at a free port, and the URL of the metrics."""
+def write_config(tmp_path, metrics):
+    """A configuration of one bucket with this line in its section of metrics."""
     config = tmp_path / "lobos.cfg"
     config.write_text(f"""
         [server]
@@ -24,9 +23,15 @@ def scraped(start, tmp_path):
         [filesystem.buckets]
         data = "{tmp_path}/data"
         [metrics]
-        listen = "127.0.0.1:0"
+        {metrics}
     """)
-    server = start("-c", config)
+    return config
+
+
+@pytest.fixture
+def scraped(start, tmp_path):
+    """A server with one bucket whose metrics are at a free port, and the URL of the metrics."""
+    server = start("-c", write_config(tmp_path, 'listen = "127.0.0.1:0"'))
     return server, re.search(r"^metrics: (http://\S+/metrics)$", server.printed(), re.M)[1]
 
 
@@ -101,15 +106,7 @@ def test_other_paths_and_methods_are_refused(scraped):
 def test_a_configured_port_that_is_taken_is_an_error(start, tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         address = "127.0.0.1:%d" % taken.getsockname()[1]
-        config = tmp_path / "lobos.cfg"
-        config.write_text(f"""
-            [server]
-            listen = "127.0.0.1:0"
-            [filesystem.buckets]
-            data = "{tmp_path}/data"
-            [metrics]
-            listen = "{address}"
-        """)
+        config = write_config(tmp_path, f'listen = "{address}"')
         with pytest.raises(AssertionError, match=f"cannot listen on {address}"):
             start("-c", config)
 
@@ -124,15 +121,6 @@ def test_the_usual_port_that_is_taken_is_a_warning(start, tmp_path):
 
 
 def test_metrics_can_be_turned_off(start, tmp_path):
-    config = tmp_path / "lobos.cfg"
-    config.write_text(f"""
-        [server]
-        listen = "127.0.0.1:0"
-        [filesystem.buckets]
-        data = "{tmp_path}/data"
-        [metrics]
-        enabled = false
-    """)
-    server = start("-c", config)
+    server = start("-c", write_config(tmp_path, "enabled = false"))
     assert "\nmetrics: " not in server.printed()
     assert "no metrics" not in server.log.read_text()

@@ -51,7 +51,7 @@ impl Default for FsSettings {
             file_mode: None,
             dir_mode: None,
             installation: [0; 16],
-            cache_bytes: 64 << 20,
+            cache_bytes: 256 << 20,
             upload_expiry: Some(Duration::from_secs(7 * 24 * 3600)),
         }
     }
