@@ -41,6 +41,8 @@ pub const XML_ELEMENTS_MAX: usize = 128 << 10;
 pub const CHUNK_LINE_BYTES_MAX: usize = 1024;
 /// All trailer lines of one aws-chunked body.
 pub const TRAILER_BYTES_MAX: usize = 8 << 10;
+/// A bucket's whole configuration as the engines store it, all its documents included.
+pub const BUCKET_CONFIG_BYTES_MAX: usize = 384 << 10;
 /// Presigned requests live at most this long: 7 days (S3).
 pub const PRESIGN_SECONDS_MAX: u64 = 7 * 24 * 3600;
 /// Difference allowed between a signed request's time and ours: 15 minutes (S3).

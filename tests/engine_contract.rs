@@ -98,6 +98,9 @@ on_every_engine! {
     buckets {
         a_bucket_is_made_once_and_found
         a_bucket_keeps_its_configuration
+        a_changed_configuration_is_what_everybody_reads
+        a_refused_change_of_the_configuration_changes_nothing
+        racing_changes_of_the_configuration_are_all_kept
         buckets_are_listed_by_name
         a_bucket_with_an_object_is_not_deleted
         a_bucket_is_deleted_when_its_objects_are_gone

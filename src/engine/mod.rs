@@ -116,6 +116,26 @@ impl Bucket {
         }
     }
 
+    /// Changes the configuration by `change`, which sees the newest one: no change of anybody
+    /// else is lost, also not one that another process makes at the same time. An error of
+    /// `change` is the answer, and nothing is changed. Durable when it returns, and what this
+    /// process answers from then on. `change` runs under an engine's lock: it does not wait, and
+    /// does not panic.
+    ///
+    /// Errors: [`EngineError::ConfigTooLarge`], [`EngineError::ForeignConfig`].
+    pub async fn change_config<E>(
+        &self,
+        change: impl FnOnce(&mut BucketConfig) -> Result<(), E> + Send + 'static,
+    ) -> Result<Arc<BucketConfig>, E>
+    where
+        E: From<EngineError> + Send + 'static,
+    {
+        match self {
+            Self::Fs(bucket) => bucket.change_config(change).await,
+            Self::Blob(bucket) => bucket.change_config(change).await,
+        }
+    }
+
     /// The current entry of a key, without its bytes.
     pub async fn head(&self, key: &ObjectKey) -> Result<Arc<Entry>, EngineError> {
         match self {

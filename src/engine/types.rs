@@ -1,5 +1,6 @@
 //! The words of the engine contract: names, entries, plans and errors.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
 use std::sync::Arc;
@@ -7,7 +8,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use crate::clock::Timestamp;
-use crate::limits::KEY_BYTES_MAX;
+use crate::limits::{BUCKET_CONFIG_BYTES_MAX, KEY_BYTES_MAX};
 
 /// A legal bucket name: 3 to 63 of `a-z`, `0-9`, `-` and `.`, as S3's naming rules have it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -442,6 +443,34 @@ pub struct BucketConfig {
     /// Owner id; `None`: the root user's (a directory that nobody created through S3).
     pub owner: Option<Box<str>>,
     pub created: Timestamp,
+    /// What was said about the bucket, by the name of the sub-resource ("cors", "tagging"). The
+    /// text of each is the S3 layer's own; all of it together is bounded by
+    /// [`BUCKET_CONFIG_BYTES_MAX`].
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub documents: BTreeMap<Box<str>, Box<str>>,
+}
+
+impl BucketConfig {
+    /// Of a new bucket that nothing was said about yet.
+    pub fn new(owner: Option<Box<str>>, created: Timestamp) -> Self {
+        Self {
+            owner,
+            created,
+            documents: BTreeMap::new(),
+        }
+    }
+
+    /// The form in which engines store it. Errors: [`EngineError::ConfigTooLarge`].
+    pub(super) fn encode(&self) -> Result<Vec<u8>, EngineError> {
+        let bytes = serde_json::to_vec(self).map_err(|error| EngineError::Io {
+            doing: "encoding a bucket's configuration",
+            source: error.into(),
+        })?;
+        match bytes.len() <= BUCKET_CONFIG_BYTES_MAX {
+            true => Ok(bytes),
+            false => Err(EngineError::ConfigTooLarge),
+        }
+    }
 }
 
 /// When a success is answered.
@@ -476,6 +505,12 @@ pub enum EngineError {
     /// The set of buckets was given at start and cannot change.
     #[error("buckets cannot be created or deleted here; start the server with --root")]
     BucketsAreFixed,
+    /// The bucket's configuration would be larger than [`BUCKET_CONFIG_BYTES_MAX`].
+    #[error("the bucket's configuration would be too large")]
+    ConfigTooLarge,
+    /// There is a configuration that this installation does not believe and must not replace.
+    #[error("the bucket's .lobos/config is not this server's own")]
+    ForeignConfig,
     #[error("the key does not exist")]
     NoSuchKey,
     #[error("the upload does not exist")]

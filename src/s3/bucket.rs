@@ -30,10 +30,7 @@ pub(super) async fn create(call: Call<'_>, name: &BucketName) -> Result<Reply, S
             }
         }
         Err(EngineError::NoSuchBucket) => {
-            let config = BucketConfig {
-                owner: Some(user.id.clone()),
-                created: s3.clock.now(),
-            };
+            let config = BucketConfig::new(Some(user.id.clone()), s3.clock.now());
             s3.engine
                 .create_bucket(name, config)
                 .await

@@ -90,6 +90,16 @@ impl From<EngineError> for S3Error {
                 "The buckets of this server are the directories it was started with. \
                  Start it with --root DIR to create and delete buckets.",
             ),
+            EngineError::ConfigTooLarge => Self::with_message(
+                Code::InvalidRequest,
+                "All configuration of one bucket together may not be larger than 384 KiB.",
+            ),
+            EngineError::ForeignConfig => Self::with_message(
+                Code::AccessDenied,
+                "The bucket's .lobos/config was written by another installation and is left as \
+                 it is. Start the server with that installation's --state-dir, or move the file \
+                 away.",
+            ),
             EngineError::NoSuchKey => Self::new(Code::NoSuchKey),
             EngineError::NoSuchUpload => Self::new(Code::NoSuchUpload),
             EngineError::InvalidPart { number } => {

@@ -98,10 +98,7 @@ async fn open_service(root: &std::path::Path) -> S3 {
         upload_expiry: None,
     };
     let engine = Engine::Fs(FsEngine::open(settings, clock.clone(), Entropy::system()).unwrap());
-    let config = BucketConfig {
-        owner: None,
-        created: clock.now(),
-    };
+    let config = BucketConfig::new(None, clock.now());
     let name = BucketName::parse("bucket").unwrap();
     engine.create_bucket(&name, config).await.unwrap();
     let root = User {

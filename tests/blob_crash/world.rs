@@ -62,10 +62,7 @@ impl World {
                 .await
                 .unwrap();
             let engine = world.open(&world.disk).await.unwrap();
-            let config = BucketConfig {
-                owner: None,
-                created: Timestamp::default(),
-            };
+            let config = BucketConfig::new(None, Timestamp::default());
             engine.create_bucket(&name(), config).await.unwrap();
             engine.free_bytes()
         });

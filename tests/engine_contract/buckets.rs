@@ -46,6 +46,92 @@ pub(crate) async fn a_bucket_keeps_its_configuration(f: Fixture) {
     assert_eq!(*bucket.config().await.unwrap(), config);
 }
 
+pub(crate) async fn a_changed_configuration_is_what_everybody_reads(f: Fixture) {
+    let said = |name: &'static str, text: &'static str| {
+        move |config: &mut BucketConfig| {
+            config.documents.insert(name.into(), text.into());
+            Ok::<_, EngineError>(())
+        }
+    };
+    let before = f.bucket.config().await.unwrap();
+    let changed = f.bucket.change_config(said("cors", "\"é")).await.unwrap();
+    assert_eq!(*changed, *f.bucket.config().await.unwrap());
+    let second = f.bucket.change_config(said("tagging", "")).await.unwrap();
+    assert_eq!(second.documents.len(), 2);
+    assert_eq!(&*second.documents["cors"], "\"é");
+    assert_eq!(
+        (&second.owner, second.created),
+        (&before.owner, before.created)
+    );
+    let name = bucket_name("bucket");
+    if let Some(twin) = f.twin() {
+        let twin = twin.bucket(&name).await.unwrap();
+        assert_eq!(*twin.config().await.unwrap(), *second);
+    }
+    let f = f.reopen().await;
+    assert_eq!(*f.bucket.config().await.unwrap(), *second);
+    let infos = f.engine.list_buckets().await.unwrap();
+    assert_eq!(*infos[0].config, *second);
+    // The bucket is as empty as before, and a bucket made anew has nothing of it.
+    f.engine.delete_bucket(&name).await.unwrap();
+    let late = f.bucket.change_config(said("cors", "late")).await;
+    assert!(matches!(late, Err(EngineError::NoSuchBucket)), "{late:?}");
+    f.engine
+        .create_bucket(&name, bucket_config())
+        .await
+        .unwrap();
+    let bucket = f.engine.bucket(&name).await.unwrap();
+    assert!(bucket.config().await.unwrap().documents.is_empty());
+}
+
+pub(crate) async fn a_refused_change_of_the_configuration_changes_nothing(f: Fixture) {
+    let before = f.bucket.config().await.unwrap();
+    let refused = f.bucket.change_config(|config| {
+        config.documents.insert("cors".into(), "half".into());
+        Err(EngineError::PreconditionFailed)
+    });
+    let refused = refused.await;
+    assert!(matches!(refused, Err(EngineError::PreconditionFailed)));
+    let huge = f.bucket.change_config(|config| {
+        let text = "x".repeat(lobos::limits::BUCKET_CONFIG_BYTES_MAX);
+        config.documents.insert("cors".into(), text.into());
+        Ok::<_, EngineError>(())
+    });
+    let huge = huge.await;
+    assert!(matches!(huge, Err(EngineError::ConfigTooLarge)), "{huge:?}");
+    assert_eq!(*f.bucket.config().await.unwrap(), *before);
+    let f = f.reopen().await;
+    assert_eq!(*f.bucket.config().await.unwrap(), *before);
+}
+
+pub(crate) async fn racing_changes_of_the_configuration_are_all_kept(f: Fixture) {
+    let twin = f.twin().unwrap_or_else(|| std::sync::Arc::clone(&f.engine));
+    let engines = [std::sync::Arc::clone(&f.engine), twin];
+    let results = race(16, |index| {
+        let engine = std::sync::Arc::clone(&engines[index % 2]);
+        async move {
+            let bucket = engine.bucket(&bucket_name("bucket")).await?;
+            for round in 0..4 {
+                bucket
+                    .change_config(move |config| {
+                        let name = format!("{index}-{round}");
+                        config.documents.insert(name.into(), "said".into());
+                        Ok::<_, EngineError>(())
+                    })
+                    .await?;
+            }
+            Ok::<_, EngineError>(())
+        }
+    });
+    for result in results.await {
+        result.unwrap();
+    }
+    drop(engines);
+    let f = f.reopen().await;
+    let config = f.bucket.config().await.unwrap();
+    assert_eq!(config.documents.len(), 64);
+}
+
 pub(crate) async fn buckets_are_listed_by_name(f: Fixture) {
     for name in ["zzz", "aaa", "bucket-2", "bucket.1", "0numeric"] {
         f.engine

@@ -189,10 +189,7 @@ pub(crate) fn bucket_name(name: &str) -> BucketName {
 }
 
 pub(crate) fn bucket_config() -> BucketConfig {
-    BucketConfig {
-        owner: Some("tester".into()),
-        created: Clock::system().now(),
-    }
+    BucketConfig::new(Some("tester".into()), Clock::system().now())
 }
 
 pub(crate) fn key(raw: &str) -> ObjectKey {

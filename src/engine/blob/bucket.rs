@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use super::buckets::bucket_item;
+use super::codec::{Cursor, put_varint};
 use super::commit::Class;
 use super::core::{BucketState, Core};
 use super::describe::describe;
@@ -28,7 +30,43 @@ impl BlobBucket {
     /// See [`crate::engine::Bucket::config`].
     pub async fn config(&self) -> Result<Arc<BucketConfig>, EngineError> {
         self.state.check()?;
-        Ok(Arc::clone(&self.state.config))
+        Ok(self.state.config.load_full())
+    }
+
+    /// See [`crate::engine::Bucket::change_config`]. A change that waits for its flush is seen too.
+    pub async fn change_config<E>(
+        &self,
+        change: impl FnOnce(&mut BucketConfig) -> Result<(), E> + Send + 'static,
+    ) -> Result<Arc<BucketConfig>, E>
+    where
+        E: From<EngineError> + Send + 'static,
+    {
+        let state = Arc::clone(&self.state);
+        let item = bucket_item(&state.name);
+        self.core
+            .commit(Class::Write, None, move |turn| {
+                state.check()?;
+                let now = match turn.get(None, &item) {
+                    Some(value) => decode_config(&value)?,
+                    None => BucketConfig::clone(&state.config.load()),
+                };
+                let mut next = now.clone();
+                if let Err(refusal) = change(&mut next) {
+                    return Ok(Err(refusal));
+                }
+                if next != now {
+                    let mut value = Vec::new();
+                    put_varint(&mut value, state.id);
+                    value.extend(next.encode()?);
+                    let change = Change::Put {
+                        is_fresh: false,
+                        value: value.into(),
+                    };
+                    turn.change(None, item, change, Vec::new());
+                }
+                Ok(Ok(Arc::new(next)))
+            })
+            .await?
     }
 
     /// See [`crate::engine::Bucket::head`].
@@ -126,6 +164,16 @@ impl BlobBucket {
             key: key.as_str().as_bytes().into(),
         }
     }
+}
+
+/// The configuration in a bucket's value.
+fn decode_config(value: &[u8]) -> Result<BucketConfig, EngineError> {
+    let mut from = Cursor::new(value);
+    from.varint()
+        .and_then(|_| serde_json::from_slice(from.rest()).ok())
+        .ok_or(EngineError::Corrupt {
+            what: "a bucket's configuration cannot be decoded",
+        })
 }
 
 /// Rounds in which an entry may change while its metadata is replaced.

@@ -70,7 +70,7 @@ impl BlobEngine {
             .unwrap_or_else(PoisonError::into_inner);
         let info = |state: &Arc<super::core::BucketState>| BucketInfo {
             name: state.name.clone(),
-            config: Arc::clone(&state.config),
+            config: state.config.load_full(),
         };
         Ok(buckets.by_name.values().map(info).collect())
     }
@@ -86,8 +86,7 @@ impl BlobEngine {
         let id = number.fetch_add(1, std::sync::atomic::Ordering::AcqRel);
         let mut value = Vec::new();
         put_varint(&mut value, id);
-        // Plain data always has a JSON form.
-        value.extend(serde_json::to_vec(&config).unwrap_or_default());
+        value.extend(config.encode()?);
         self.core
             .commit(Class::Write, None, move |turn| {
                 if turn.has_bucket(&item) {
@@ -120,7 +119,7 @@ impl BlobEngine {
     }
 }
 
-fn bucket_item(name: &BucketName) -> ItemKey {
+pub(super) fn bucket_item(name: &BucketName) -> ItemKey {
     ItemKey {
         table: Table::Buckets,
         bucket: 0,

@@ -170,7 +170,7 @@ pub(super) fn value_of(bucket: &BucketState) -> Vec<u8> {
     let mut value = Vec::new();
     put_varint(&mut value, bucket.id);
     // A configuration is plain data; it always has a JSON form.
-    value.extend(serde_json::to_vec(&*bucket.config).unwrap_or_default());
+    value.extend(serde_json::to_vec(&**bucket.config.load()).unwrap_or_default());
     value
 }
 

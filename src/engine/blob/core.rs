@@ -5,6 +5,7 @@ use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
+use arc_swap::ArcSwap;
 use tokio::sync::Notify;
 
 use super::commit::Sequencer;
@@ -54,7 +55,7 @@ pub(super) struct Buckets {
 pub(super) struct BucketState {
     pub(super) name: BucketName,
     pub(super) id: u64,
-    pub(super) config: Arc<BucketConfig>,
+    pub(super) config: ArcSwap<BucketConfig>,
     pub(super) objects: Tree,
     pub(super) uploads: Tree,
     pub(super) parts: Tree,
@@ -103,17 +104,18 @@ impl Buckets {
             Change::Put { value, .. } => {
                 let mut from = super::codec::Cursor::new(value);
                 let id = from.varint()?;
+                let config = serde_json::from_slice(from.rest()).ok()?;
                 if let Some(known) = self.by_name.get(&name)
                     && known.id == id
                 {
+                    known.config.store(Arc::new(config));
                     return Some(Vec::new());
                 }
-                let config = serde_json::from_slice(from.rest()).ok()?;
                 let old = self.remove(&name);
                 let state = Arc::new(BucketState {
                     name: name.clone(),
                     id,
-                    config: Arc::new(config),
+                    config: ArcSwap::from_pointee(config),
                     objects: Tree::new(),
                     uploads: Tree::new(),
                     parts: Tree::new(),
