@@ -84,7 +84,7 @@ pub fn run(
     let metrics = Arc::clone(s3.metrics());
     let server = Server::start(&s3, settings(config, listeners, tls), metrics)?;
     let _control = scraped
-        .map(|listener| Control::start(listener, s3))
+        .map(|listener| Control::start(listener, Arc::clone(&s3)))
         .transpose()?;
     let runtime = Builder::new_current_thread()
         .enable_all()
@@ -93,7 +93,13 @@ pub fn run(
         let signals = process_signals()?;
         announce(&facts);
         tell_manager(&NotifyState::Ready);
-        Ok(server.run(signals).await)
+        let ended = server.run(signals).await;
+        if ended == Ended::Clean
+            && let Err(error) = s3.engine().close().await
+        {
+            tracing::error!(%error, "the storage was not closed; the next start has more to do");
+        }
+        Ok(ended)
     });
     // After a second signal a thread still waits for the shards; a mere drop would wait for it.
     runtime.shutdown_background();

@@ -23,6 +23,8 @@ CLIENTS = REPOSITORY / "tests" / "clients"
 SECURITY = REPOSITORY / "tests" / "security"
 CRASH = REPOSITORY / "tests" / "crash"
 TARGET = Path(os.environ.get("CARGO_TARGET_DIR", REPOSITORY / "target"))
+# Lines that are shown of what one failed test printed.
+FAILURE_LINES_MAX = 20
 STAGES = ["format", "lint", "rust", "security", "crash", "build", "clients"]
 
 
@@ -99,8 +101,57 @@ def stage_rust(counts):
     if status != 0:
         print("\n".join(lines[-300:]))
         print(f"(the whole output is in {report})")
+        print("\n".join(rust_failures(lines)), flush=True)
         counts.failed = max(counts.failed, failed_before + 1)
     return status == 0
+
+
+def rust_failures(lines):
+    """What went wrong, for whoever sees only the end of the output.
+
+    Gives lines: each failed test with what it said when it panicked; each test binary that died,
+    with the signal and the tests that it had not finished.
+    """
+    told, binary, finished, panics, failures = ["", "What failed:"], None, {}, {}, []
+    name, in_backtrace = None, False
+    for line in lines:
+        running = re.match(r"\s+Running (?:unittests )?(\S+) \((\S+)\)", line)
+        result = re.match(r"test (\S+)(?: - should panic)? \.\.\. (ok|FAILED|ignored)", line)
+        said = re.match(r"---- (\S+) std(?:out|err) ----", line)
+        died = re.search(r"process didn't exit successfully: `(\S+).*` \((signal: .*)\)$", line)
+        if running:
+            binary = Path(running[2])
+            finished[binary.name] = set()
+        elif result and binary:
+            finished[binary.name].add(result[1])
+            if result[2] == "FAILED":
+                failures.append(f"{binary.name}: {result[1]}")
+        elif said:
+            name = f"{binary.name if binary else '?'}: {said[1]}"
+            panics[name], in_backtrace = [], False
+        elif line in ("failures:", "successes:") or line.startswith("test result:"):
+            name = None
+        elif name:
+            in_backtrace = line == "stack backtrace:" or in_backtrace and "panicked at" not in line
+            if line.strip() and not in_backtrace and "RUST_BACKTRACE" not in line:
+                panics[name].append(line)
+        if " a panic inside the blob engine " in line:
+            told.append(f"  {line}")
+        if died:
+            told += died_binary(Path(died[1]), died[2], finished)
+    for failure in failures:
+        told.append(f"  {failure}")
+        # A long output ends with what matters: the panic.
+        told += [f"      {line}" for line in panics.get(failure, [])[-FAILURE_LINES_MAX:]]
+    return told
+
+
+def died_binary(path, signal, finished):
+    listed = subprocess.run([path, "--list", "--format", "terse"], cwd=REPOSITORY,
+                            capture_output=True, text=True, errors="replace").stdout
+    tests = [line.removesuffix(": test") for line in listed.splitlines() if line.endswith(": test")]
+    open_tests = [test for test in tests if test not in finished.get(path.name, set())]
+    return [f"  {path.name} died ({signal}); not finished:", *(f"      {test}" for test in open_tests)]
 
 
 def count_rust(lines, counts):

@@ -3,6 +3,7 @@
 use std::future::Future;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use lobos::clock::{Clock, Entropy};
@@ -13,7 +14,7 @@ use lobos::engine::{
     Engine, EngineError, Entry, Metadata, ObjectKey, Part, PartRef, Precondition, Range, Resume,
     ScanItem, ScanPlan, UploadId, UploadPlan, Writer,
 };
-use lobos::io::device::{Device, OpenOptions, create_file};
+use lobos::io::device::{Device, DeviceError, OpenOptions, create_file};
 use lobos::io::sim::{SimDisk, SimPlan};
 use md5::{Digest as _, Md5};
 
@@ -42,7 +43,7 @@ impl Fixture {
     pub(crate) async fn blob_file() -> Self {
         let directory = tempfile::tempdir().expect("a temporary directory");
         create_file(&directory.path().join(IMAGE), 96 << 20).expect("the image is made");
-        let device = open_image(directory.path());
+        let device = open_image(directory.path()).await;
         BlobEngine::format(&device, &Entropy::system(), false)
             .await
             .expect("it is formatted");
@@ -60,7 +61,7 @@ impl Fixture {
         Self::at(Place::BlobSim(disk)).await
     }
 
-    /// The same place after the engine was dropped and opened again.
+    /// The same place after the engine was closed and opened again.
     pub(crate) async fn reopen(self) -> Self {
         let Self {
             place,
@@ -68,6 +69,7 @@ impl Fixture {
             bucket,
         } = self;
         drop(bucket);
+        engine.close().await.expect("the engine closes");
         drop(engine);
         let engine = Arc::new(place.open().await);
         let bucket = engine.bucket(&bucket_name("bucket")).await.unwrap();
@@ -112,7 +114,7 @@ impl Place {
     async fn open(&self) -> Engine {
         match self {
             Self::Fs(directory) => Engine::Fs(open_fs_root(directory.path())),
-            Self::BlobFile(directory) => open_blob(open_image(directory.path())).await,
+            Self::BlobFile(directory) => open_blob(open_image(directory.path()).await).await,
             Self::BlobSim(disk) => open_blob(disk.device()).await,
         }
     }
@@ -120,8 +122,16 @@ impl Place {
 
 const IMAGE: &str = "image";
 
-fn open_image(directory: &Path) -> Device {
-    Device::open(&directory.join(IMAGE), &OpenOptions::default()).expect("the image opens")
+/// A reader that was dropped may have a transfer under way, which keeps the device a moment longer.
+async fn open_image(directory: &Path) -> Device {
+    let path = directory.join(IMAGE);
+    for _ in 0..1000 {
+        match Device::open(&path, &OpenOptions::default()) {
+            Err(DeviceError::InUse { .. }) => tokio::time::sleep(Duration::from_millis(10)).await,
+            opened => return opened.expect("the image opens"),
+        }
+    }
+    panic!("10 s after the engine was closed, something still holds its device");
 }
 
 async fn open_blob(device: Device) -> Engine {

@@ -28,8 +28,14 @@ const CHECK_EVERY: usize = 20;
 pub(crate) async fn random_operations_agree_with_a_model(f: Fixture) {
     let asked = std::env::var("LOBOS_FUZZ_OPERATIONS").ok();
     let operations = asked.map_or(OPERATIONS, |count| count.parse().expect("a number"));
-    // Proptest calls a plain function, which needs a runtime of its own, hence a thread.
+    // Proptest calls a plain function, which needs an event loop of its own, hence a thread. The
+    // engine moves to that loop: what it does in the background goes on from case to case.
     let search = std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .expect("a runtime");
+        let f = runtime.block_on(f.reopen());
         let mut runner = TestRunner::new(Config {
             cases: operations.div_ceil(OPERATIONS_OF_A_CASE) as u32,
             failure_persistence: None,
@@ -41,9 +47,9 @@ pub(crate) async fn random_operations_agree_with_a_model(f: Fixture) {
         let outcome = runner.run(&vec(step(), OPERATIONS_OF_A_CASE), |steps| {
             let (f, number) = place.replace((None, 0));
             let f = f.ok_or_else(|| TestCaseError::reject("the engine did not open again"))?;
-            let mut case = block_on(Case::new(f, number));
+            let mut case = runtime.block_on(Case::new(f, number));
             let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-                block_on(case.run(&steps));
+                runtime.block_on(case.run(&steps));
             }));
             place.replace((case.fixture, number + 1));
             done.map_err(|why| TestCaseError::fail(panic_text(&why)))

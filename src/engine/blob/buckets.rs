@@ -29,17 +29,16 @@ impl BlobEngine {
         recover::format(device, entropy, force).await
     }
 
-    /// Opens a formatted device and recovers what it holds.
+    /// Opens a formatted device and recovers what it holds. Checkpoints are written on the event
+    /// loop that runs this, which must go on until [`BlobEngine::close`] has returned.
     pub async fn open(device: Device, settings: BlobSettings) -> Result<Self, BlobOpenError> {
         let core = recover::open(device, settings).await?;
         Ok(Self { core })
     }
 
-    /// Flushes what was answered before its flush and writes a checkpoint, so that the next start
-    /// has nothing to replay.
+    /// See [`crate::engine::Engine::close`]. The next start has nothing to replay.
     pub async fn close(&self) -> Result<(), EngineError> {
-        self.core.flush_armed().await;
-        self.core.checkpoint().await
+        self.core.close().await
     }
 
     /// Free bytes, those that the next commits free included.

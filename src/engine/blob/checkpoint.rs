@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 
 use super::codec::{Cursor, is_sealed, put_bytes, put_u32, put_u64, put_varint, seal};
+use super::commit::abort_on_panic_of;
 use super::core::{BucketState, Core};
 use super::layout::{BLOCK, BLOCK_BYTES, Extent, SUPERBLOCKS};
 use super::record::Table;
@@ -32,7 +33,7 @@ impl Core {
             return;
         }
         let core = Arc::clone(self);
-        tokio::spawn(async move {
+        self.tasks.spawn_at_home(async move {
             if let Err(error) = core.checkpoint().await {
                 tracing::warn!(%error, "a checkpoint was not written");
             }
@@ -44,9 +45,15 @@ impl Core {
         if self.checkpoint_runs.swap(true, Ordering::AcqRel) {
             return Ok(());
         }
-        let _abort = super::commit::AbortOnPanic;
         let running = Running { core: self };
-        self.check_writable()?;
+        let result = abort_on_panic_of(self.write_checkpoint()).await;
+        drop(running);
+        self.room.notify_waiters();
+        result
+    }
+
+    async fn write_checkpoint(&self) -> Result<(), EngineError> {
+        self.check_whole()?;
         let start = self.begin_checkpoint();
         let mut stream = Stream::new(self, start.sequence)?;
         let result = self.write_items(&mut stream).await;
@@ -62,7 +69,9 @@ impl Core {
             self.space.give_back(&stream.taken);
             return Err(error.unwrap_or(EngineError::Full));
         };
+        let breaking = Breaking { core: self };
         let installed = self.install(start, checkpoint).await;
+        std::mem::forget(breaking);
         if let Err(error) = &installed {
             self.poison(&io::Error::other(error.to_string()));
         }
@@ -73,8 +82,6 @@ impl Core {
         };
         self.space.give_back(&old);
         self.lock_sequencer().ring.release(start.place);
-        drop(running);
-        self.room.notify_waiters();
         Ok(())
     }
 
@@ -184,7 +191,20 @@ impl Drop for Running<'_> {
     }
 }
 
-/// The stream on its way to the device.
+/// Dropped only where the superblocks are left in an unknown state: nobody may write them again.
+struct Breaking<'a> {
+    core: &'a Core,
+}
+
+impl Drop for Breaking<'_> {
+    fn drop(&mut self) {
+        self.core
+            .poison(&io::Error::other("a checkpoint was broken off"));
+    }
+}
+
+/// The stream on its way to the device. Broken off, it keeps its blocks until the next start: what
+/// is in flight may still be written to them.
 struct Stream<'a> {
     core: &'a Core,
     start: u64,

@@ -264,7 +264,9 @@ impl Core {
         decide: impl FnOnce(&mut Turn<'_>) -> Result<T, EngineError> + Send + 'static,
     ) -> Result<T, EngineError> {
         let core = Arc::clone(self);
-        let task = tokio::spawn(async move { core.commit_here(class, writes, decide).await });
+        let task = self
+            .tasks
+            .spawn(async move { core.commit_here(class, writes, decide).await });
         task.await.unwrap_or_else(|_| Err(failed()))
     }
 
@@ -275,10 +277,7 @@ impl Core {
         decide: impl FnOnce(&mut Turn<'_>) -> Result<T, EngineError>,
     ) -> Result<T, EngineError> {
         self.wait_for_room(class).await?;
-        let (decided, consulted, ticket) = {
-            let _abort = AbortOnPanic;
-            self.sequence(decide)
-        };
+        let (decided, consulted, ticket) = abort_on_panic(|| self.sequence(decide));
         let Some(ticket) = ticket else {
             if let Some(writes) = writes {
                 // The blocks go back only after their last write (I11).
@@ -406,6 +405,11 @@ impl Core {
 
     /// Commits the first batch, and hands the lead to a writer of the next.
     async fn lead(self: &Arc<Self>) {
+        abort_on_panic_of(self.lead_batch()).await;
+        self.consider_checkpoint();
+    }
+
+    async fn lead_batch(self: &Arc<Self>) {
         let mut guard = LeadGuard {
             core: self,
             batch: None,
@@ -422,7 +426,6 @@ impl Core {
         drop(guard);
         batch.done.send_replace(Some(result.is_ok()));
         self.hand_over(result.is_ok());
-        self.consider_checkpoint();
     }
 
     fn seal(&self) -> (Sealed, Gathering) {
@@ -478,7 +481,7 @@ impl Core {
         if gathering.batch.has_failed.load(Ordering::Acquire) {
             return Err(io::Error::other("a write of data failed"));
         }
-        self.check_writable().map_err(io::Error::other)?;
+        self.check_whole().map_err(io::Error::other)?;
         if cfg!(lobos_mutant = "acknowledge_before_flush") {
             return Ok(());
         }
@@ -489,7 +492,6 @@ impl Core {
     }
 
     fn publish(self: &Arc<Self>, sealed: &Sealed, gathering: Gathering) {
-        let _abort = AbortOnPanic;
         let Gathering { batch, changes, .. } = gathering;
         for change in &changes {
             for allocation in &change.retains {
@@ -540,8 +542,11 @@ impl Core {
             return;
         }
         let core = Arc::clone(self);
-        tokio::spawn(async move {
-            tokio::time::sleep(RELAXED_WINDOW).await;
+        self.tasks.spawn_at_home(async move {
+            tokio::select! {
+                () = tokio::time::sleep(RELAXED_WINDOW) => {}
+                () = core.closing.notified() => {}
+            }
             core.flush_armed().await;
         });
     }
@@ -662,17 +667,78 @@ impl Drop for LeadGuard<'_> {
     }
 }
 
-/// Upholds I12.
-pub(super) struct AbortOnPanic;
+/// A panic that comes out of `call` ends the process. Upholds I12.
+pub(super) fn abort_on_panic<T>(call: impl FnOnce() -> T) -> T {
+    let unwinding = Unwinding;
+    let value = call();
+    std::mem::forget(unwinding);
+    value
+}
 
-impl Drop for AbortOnPanic {
+/// A panic that comes out of a poll of `future` ends the process; that the future is dropped, by
+/// another panic or without one, does not. Upholds I12.
+pub(super) async fn abort_on_panic_of<T>(future: impl Future<Output = T>) -> T {
+    let mut future = std::pin::pin!(future);
+    std::future::poll_fn(|cx| abort_on_panic(|| future.as_mut().poll(cx))).await
+}
+
+/// Dropped only where a panic unwinds.
+struct Unwinding;
+
+impl Drop for Unwinding {
     fn drop(&mut self) {
-        if std::thread::panicking() {
-            std::process::abort();
-        }
+        let thread = std::thread::current();
+        let name = thread.name().unwrap_or("without a name");
+        // Not through the log: this must be seen whatever is set up, also beneath a test harness.
+        let text = format!("thread {name}: a panic inside the blob engine ends the process\n");
+        let _nothing_left_to_do = io::Write::write_all(&mut io::stderr(), text.as_bytes());
+        std::process::abort();
     }
 }
 
 const RELAXED_WINDOW: Duration = Duration::from_millis(100);
 const ROOM_WAIT: Duration = Duration::from_millis(500);
 const ROOM_WAITS_MAX: usize = 10;
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::process::ExitStatusExt;
+    use std::process::Command;
+    use std::task::Context;
+
+    use super::*;
+
+    #[test]
+    fn i12_a_guarded_future_is_dropped_by_a_panic_elsewhere_and_the_process_goes_on() {
+        let unwound = std::panic::catch_unwind(|| {
+            let mut guarded = Box::pin(abort_on_panic_of(std::future::pending::<()>()));
+            let mut context = Context::from_waker(std::task::Waker::noop());
+            assert!(guarded.as_mut().poll(&mut context).is_pending());
+            panic!("elsewhere");
+        });
+        assert!(unwound.is_err());
+    }
+
+    /// Runs itself again as the process that ends.
+    #[test]
+    fn i12_a_panic_of_a_guarded_future_ends_the_process() {
+        const NAME: &str = "LOBOS_TEST_PANICS";
+        if std::env::var_os(NAME).is_some() {
+            let mut guarded = Box::pin(abort_on_panic_of(async { panic!("its own") }));
+            let mut context = Context::from_waker(std::task::Waker::noop());
+            let _never: std::task::Poll<()> = guarded.as_mut().poll(&mut context);
+        }
+        let test = "engine::blob::commit::tests::i12_a_panic_of_a_guarded_future_ends_the_process";
+        let ended = Command::new(std::env::current_exe().unwrap())
+            .args([test, "--exact"])
+            .env(NAME, "1")
+            .output()
+            .unwrap();
+        assert_eq!(ended.status.signal(), Some(libc::SIGABRT), "{ended:?}");
+        let said = String::from_utf8_lossy(&ended.stderr);
+        assert!(
+            said.contains("a panic inside the blob engine ends the process"),
+            "{said}"
+        );
+    }
+}

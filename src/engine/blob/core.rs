@@ -1,12 +1,15 @@
 //! What all rooms of the engine share: device, space, index, and whether it still works.
 
 use std::collections::{BTreeMap, HashMap};
+use std::future::Future;
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use arc_swap::ArcSwap;
-use tokio::sync::Notify;
+use tokio::runtime::Handle;
+use tokio::sync::{Notify, watch};
+use tokio::task::JoinHandle;
 
 use super::commit::Sequencer;
 use super::entry::{Allocation, Stored};
@@ -41,7 +44,44 @@ pub(super) struct Core {
     pub(super) segments: Mutex<Vec<Extent>>,
     /// Something was released: journal blocks or space.
     pub(super) room: Notify,
+    pub(super) tasks: Tasks,
+    /// The engine's end begins.
+    pub(super) closing: Notify,
+    is_closing: AtomicBool,
     poisoned: AtomicBool,
+}
+
+/// Work that goes on beside its caller, so that the engine's end can wait for it.
+#[derive(Debug)]
+pub(super) struct Tasks {
+    /// Each task has a receiver of it.
+    running: watch::Sender<()>,
+    /// The event loop that the engine was opened on, and that outlives it.
+    home: Handle,
+}
+
+impl Tasks {
+    /// Starts what a request waits for, on the request's event loop.
+    pub(super) fn spawn<T: Send + 'static>(
+        &self,
+        work: impl Future<Output = T> + Send + 'static,
+    ) -> JoinHandle<T> {
+        tokio::spawn(self.counted(work))
+    }
+
+    /// Starts what no request waits for: it must not end with the event loop of one.
+    pub(super) fn spawn_at_home(&self, work: impl Future<Output = ()> + Send + 'static) {
+        self.home.spawn(self.counted(work));
+    }
+
+    fn counted<F: Future>(&self, work: F) -> impl Future<Output = F::Output> + use<F> {
+        let running = self.running.subscribe();
+        async move {
+            // Dropped behind the work and all that it holds.
+            let _running = running;
+            work.await
+        }
+    }
 }
 
 #[derive(Debug, Default)]
@@ -186,13 +226,29 @@ impl Core {
             flush_is_armed: AtomicBool::new(false),
             segments: Mutex::new(parts.segments),
             room: Notify::new(),
+            tasks: Tasks {
+                running: watch::Sender::new(()),
+                home: Handle::current(),
+            },
+            closing: Notify::new(),
+            is_closing: AtomicBool::new(false),
             poisoned: AtomicBool::new(false),
             device,
         }
     }
 
-    /// Writes are refused once a write or flush has failed. Upholds I9.
+    /// Writes are refused once a write or flush has failed (I9), and once the end has begun.
     pub(super) fn check_writable(&self) -> Result<(), EngineError> {
+        match self.is_closing.load(Ordering::Acquire) {
+            true => Err(EngineError::ReadOnly {
+                why: "the server stops",
+            }),
+            false => self.check_whole(),
+        }
+    }
+
+    /// Refuses everything that continues a write once one has failed. Upholds I9.
+    pub(super) fn check_whole(&self) -> Result<(), EngineError> {
         match self.poisoned.load(Ordering::Acquire) {
             true => Err(EngineError::ReadOnly {
                 why: "a write to the device failed; restart after the device works again",
@@ -206,6 +262,17 @@ impl Core {
             tracing::error!(%error, "a write or flush failed: the engine answers no more writes");
         }
         self.room.notify_waiters();
+    }
+
+    /// Takes no more writes, waits for those under way and for all other work, and leaves a
+    /// checkpoint behind.
+    pub(super) async fn close(self: &Arc<Self>) -> Result<(), EngineError> {
+        self.is_closing.store(true, Ordering::Release);
+        self.room.notify_waiters();
+        self.closing.notify_waiters();
+        self.tasks.running.closed().await;
+        self.flush_armed().await;
+        self.checkpoint().await
     }
 
     pub(super) fn superblock(&self) -> Superblock {

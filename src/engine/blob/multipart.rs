@@ -159,9 +159,12 @@ impl BlobBucket {
                 Err(EngineError::NoSuchUpload) => return self.completed_before(key, &name).await,
                 result => result?.1,
             };
-            match self.complete_once(key, name, &upload, &plan).await? {
-                Completed::Made(entry) => return Ok(entry),
-                Completed::Again => {}
+            match self.complete_once(key, name, &upload, &plan).await {
+                Ok(Completed::Made(entry)) => return Ok(entry),
+                Ok(Completed::Again) => {}
+                // The parts went with the upload, to somebody else who completed it meanwhile.
+                Err(EngineError::InvalidPart { .. }) if self.find_upload(key, id).is_err() => {}
+                Err(error) => return Err(error),
             }
         }
         Err(EngineError::Busy)

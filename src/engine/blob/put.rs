@@ -243,6 +243,7 @@ impl Spool {
 
     /// Sends what is gathered to its blocks.
     fn write_buffer(&mut self) -> Result<(), EngineError> {
+        self.core.check_writable()?;
         let Some(mut buffer) = self.buffer.take() else {
             return Ok(());
         };
@@ -262,7 +263,7 @@ impl Spool {
             spans(&extents, start_bytes, buffer.len() as u64)
         };
         let (device, holding) = (self.core.device.clone(), Arc::clone(&self.holding));
-        self.in_flight.push_back(tokio::spawn(async move {
+        self.in_flight.push_back(self.core.tasks.spawn(async move {
             let result = match spans.as_slice() {
                 [(offset_bytes, _)] => device.write(*offset_bytes, buffer).await.0,
                 spans => {
@@ -366,7 +367,7 @@ impl Content {
         let holding = Holding::new(core, pointer.extents.clone());
         self.holdings.push(Arc::clone(&holding));
         let (device, extents) = (core.device.clone(), pointer.extents.clone());
-        self.in_flight.push(tokio::spawn(async move {
+        self.in_flight.push(core.tasks.spawn(async move {
             let result = transfer::write_extents(&device, &extents, &bytes).await;
             drop(holding);
             result

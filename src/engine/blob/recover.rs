@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 
 use super::checkpoint::{SegmentHead, write_superblocks};
 use super::codec::{Cursor, crc32c};
-use super::commit::{AbortOnPanic, Sequencer};
+use super::commit::{Sequencer, abort_on_panic_of};
 use super::core::{Buckets, Core, Parts};
 use super::entry::{Crcs, Piece, Place, Stored};
 use super::journal::{self, Head, Ring};
@@ -122,8 +122,7 @@ pub(super) async fn open(
     device: Device,
     settings: BlobSettings,
 ) -> Result<Arc<Core>, BlobOpenError> {
-    let _abort = AbortOnPanic;
-    let replayed = replay(&device).await?;
+    let replayed = abort_on_panic_of(replay(&device)).await?;
     let superblock = raise_epoch(&device, &replayed).await?;
     let next_number = replayed
         .buckets
