@@ -31,6 +31,8 @@ mod objects;
 mod scans;
 #[path = "engine_contract/uploads.rs"]
 mod uploads;
+#[path = "engine_contract/versions.rs"]
+mod versions;
 
 use fixture::{Fixture, block_on};
 
@@ -130,6 +132,19 @@ on_every_engine! {
         a_scan_sees_what_was_written_before_it_started
         stable_keys_are_listed_once_while_others_come_and_go
         many_keys_in_one_directory_are_listed
+    }
+    versions {
+        every_commit_is_a_version_that_is_found_by_its_id
+        what_was_there_before_versioning_is_the_null_version
+        a_delete_leaves_a_marker_and_a_marker_is_no_entry
+        a_key_that_never_was_gets_a_marker_too
+        what_was_before_comes_back_when_the_newest_is_removed
+        suspended_writes_replace_the_null_version_alone
+        completions_and_copies_are_versions_and_metadata_is_not
+        large_metadata_of_every_version_is_kept
+        versions_are_listed_by_key_page_by_page
+        racing_writers_lose_no_version
+        random_operations_on_versions_agree_with_a_model
     }
     multipart {
         an_upload_becomes_one_object

@@ -21,10 +21,19 @@
 //! Uploads and parts survive a restart. Completing is one atomic commit, and repeating it with the
 //! same upload while its object is current answers the same entry.
 //!
+//! # Versions
+//! A bucket that keeps versions ([`BucketConfig::versioning`], read with each write) gives every
+//! commit a [`VersionId`] of its own, in [`Entry::version`], and keeps what was current. A delete
+//! without an id then writes a delete marker: the key has no current entry, and its versions stay.
+//! While versioning is suspended, commit and delete write the null version, which replaces only
+//! the null version. Deleting a version by its id removes it for good; if it was the newest, the
+//! one before it is the newest again. Ids are never given twice, and the order of a key's versions
+//! is that in which they were committed, whatever the clock says. A precondition speaks of the
+//! current entry; a delete marker is none.
+//!
 //! # What comes next
-//! Versions are further entries of the same key, newest first, named by a version id in `open`,
-//! `head` and `delete`; tags, retention and legal hold are fields of [`Entry`] that
-//! `set_metadata` changes. The on-disk record is extensible for them (see `docs/design.md`).
+//! Tags, retention and legal hold are fields of [`Entry`] that `set_metadata` changes. The on-disk
+//! record is extensible for them (see `docs/design.md`).
 //!
 //! `tests/engine_contract.rs` holds every engine to this page.
 
@@ -42,7 +51,8 @@ pub use types::{
     BucketConfig, BucketInfo, BucketName, Checksum, ChecksumAlgorithm, ChecksumKind, Commit,
     CompletePlan, Condition, Deleted, Durability, ETag, EngineError, Entry, InvalidName, Metadata,
     ObjectKey, Part, PartRef, PartsPage, Precondition, Range, Resume, ScanItem, ScanPage, ScanPlan,
-    Upload, UploadId, UploadPlan, UploadsPage, UploadsPlan, UserMetadata,
+    Upload, UploadId, UploadPlan, UploadsPage, UploadsPlan, UserMetadata, VersionId, VersionItem,
+    Versioning, VersionsPage, VersionsPlan, VersionsResume,
 };
 
 /// Everything that is served by this process: finds a bucket by its name and makes new ones.
@@ -147,7 +157,14 @@ impl Bucket {
         }
     }
 
-    /// The current entry of a key, without its bytes.
+    /// Whether the engine can keep versions. The blob engine cannot yet, and
+    /// [`BucketConfig::versioning`] of its buckets stays `None`.
+    pub fn can_keep_versions(&self) -> bool {
+        matches!(self, Self::Fs(_))
+    }
+
+    /// The current entry of a key, without its bytes. [`EngineError::DeleteMarker`] where the
+    /// newest of the key's versions is one.
     pub async fn head(&self, key: &ObjectKey) -> Result<Arc<Entry>, EngineError> {
         match self {
             Self::Fs(bucket) => bucket.head(key).await,
@@ -163,6 +180,31 @@ impl Bucket {
         }
     }
 
+    /// One version of a key, without its bytes. [`EngineError::NoSuchVersion`], or
+    /// [`EngineError::DeleteMarker`] if it is one.
+    pub async fn head_version(
+        &self,
+        key: &ObjectKey,
+        version: &VersionId,
+    ) -> Result<Arc<Entry>, EngineError> {
+        match self {
+            Self::Fs(bucket) => bucket.head_version(key, version).await,
+            Self::Blob(bucket) => bucket.head_version(key, version).await,
+        }
+    }
+
+    /// Pins one version of a key for reading. Errors as [`Bucket::head_version`].
+    pub async fn open_version(
+        &self,
+        key: &ObjectKey,
+        version: &VersionId,
+    ) -> Result<Reader, EngineError> {
+        match self {
+            Self::Fs(bucket) => bucket.open_version(key, version).await.map(Reader::Fs),
+            Self::Blob(bucket) => bucket.open_version(key, version).await.map(Reader::Blob),
+        }
+    }
+
     /// Starts a write. `size_bytes`: the length that is to come, where it is known.
     pub async fn begin(
         &self,
@@ -175,7 +217,8 @@ impl Bucket {
         }
     }
 
-    /// Replaces the metadata of the current entry; its bytes, ETag, checksum and parts stay.
+    /// Replaces the metadata of the current entry; its bytes, ETag, checksum, parts and version
+    /// stay.
     /// The entry's `modified` becomes now.
     pub async fn set_metadata(
         &self,
@@ -189,8 +232,9 @@ impl Bucket {
         }
     }
 
-    /// Removes the current entry. A key that does not exist is `Deleted::Absent`, not an error,
-    /// unless the precondition asks for one that exists.
+    /// Removes the current entry, or writes a delete marker where versions are kept. A key that
+    /// does not exist is `Deleted::Absent`, not an error, unless the precondition asks for one that
+    /// exists; where versions are kept it gets its marker too.
     pub async fn delete(
         &self,
         key: &ObjectKey,
@@ -202,7 +246,28 @@ impl Bucket {
         }
     }
 
-    /// One page of the ordered listing.
+    /// Removes one version, or delete marker, for good. One that does not exist is
+    /// `Deleted::Absent`.
+    pub async fn delete_version(
+        &self,
+        key: &ObjectKey,
+        version: &VersionId,
+    ) -> Result<Deleted, EngineError> {
+        match self {
+            Self::Fs(bucket) => bucket.delete_version(key, version).await,
+            Self::Blob(bucket) => bucket.delete_version(key, version).await,
+        }
+    }
+
+    /// One page of all versions and delete markers.
+    pub async fn scan_versions(&self, plan: &VersionsPlan) -> Result<VersionsPage, EngineError> {
+        match self {
+            Self::Fs(bucket) => bucket.scan_versions(plan).await,
+            Self::Blob(bucket) => bucket.scan_versions(plan).await,
+        }
+    }
+
+    /// One page of the ordered listing of current entries.
     pub async fn scan(&self, plan: &ScanPlan) -> Result<ScanPage, EngineError> {
         match self {
             Self::Fs(bucket) => bucket.scan(plan).await,

@@ -195,6 +195,51 @@ pub struct Entry {
     pub metadata: Metadata,
     /// The parts that it was completed from, in order; empty for an object of one PUT.
     pub parts: Arc<[Part]>,
+    pub version: VersionId,
+}
+
+/// Names one version of a key: opaque, URL-safe, and never given twice for a key.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub enum VersionId {
+    /// The version that was written while versioning was off or suspended, or by another program.
+    /// A key has at most one.
+    #[default]
+    Null,
+    Named(Arc<str>),
+}
+
+impl VersionId {
+    /// Any string; one that no engine gave out finds no version.
+    pub fn parse(raw: &str) -> Self {
+        match raw {
+            NULL_VERSION => Self::Null,
+            raw => Self::Named(raw.into()),
+        }
+    }
+
+    pub fn as_str(&self) -> &str {
+        match self {
+            Self::Null => NULL_VERSION,
+            Self::Named(id) => id,
+        }
+    }
+}
+
+impl fmt::Display for VersionId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+const NULL_VERSION: &str = "null";
+
+/// What becomes of a version when its key is written or deleted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Versioning {
+    /// It is kept; the new one, or the delete marker, gets an id of its own.
+    Enabled,
+    /// The new one, or the delete marker, is the null version and replaces only that.
+    Suspended,
 }
 
 /// One part of an upload, or of the object made from it.
@@ -292,11 +337,17 @@ pub struct Commit {
     pub precondition: Precondition,
 }
 
-/// What a delete found.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// What a delete did.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Deleted {
+    /// An entry and its bytes are gone.
     Removed,
+    /// A delete marker that was named is gone.
+    MarkerRemoved,
+    /// There was nothing to remove.
     Absent,
+    /// This delete marker is now the newest of the key's versions.
+    Marked(VersionId),
 }
 
 /// Which page of a listing.
@@ -348,6 +399,54 @@ impl ScanItem {
             Self::CommonPrefix(prefix) => prefix,
         }
     }
+}
+
+/// Which page of all versions.
+#[derive(Clone, Debug, Default)]
+pub struct VersionsPlan {
+    /// As in [`ScanPlan`].
+    pub prefix: Box<str>,
+    pub delimiter: Option<Box<str>>,
+    /// Where to go on; `None`: at the start.
+    pub after: Option<VersionsResume>,
+    /// Most items of the page, as in [`ScanPlan`].
+    pub limit: usize,
+}
+
+/// Where a listing of versions goes on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum VersionsResume {
+    /// At a key, as a scan does.
+    Key(Resume),
+    /// Behind this version of the key. If it is gone, at the first that is older; if nobody can
+    /// tell which those are, at the key's newest.
+    Version(ObjectKey, VersionId),
+}
+
+/// One page: keys by UTF-8 bytes, the versions of a key newest first.
+#[derive(Clone, Debug, Default)]
+pub struct VersionsPage {
+    pub items: Vec<VersionItem>,
+    /// More follows after the last item.
+    pub truncated: bool,
+}
+
+/// One line of a listing of versions.
+#[derive(Clone, Debug)]
+pub enum VersionItem {
+    Object {
+        key: ObjectKey,
+        entry: Arc<Entry>,
+        is_latest: bool,
+    },
+    Marker {
+        key: ObjectKey,
+        version: VersionId,
+        modified: Timestamp,
+        is_latest: bool,
+    },
+    /// Ends with the delimiter.
+    CommonPrefix(Box<str>),
 }
 
 /// Names an upload: opaque, unguessable, URL-safe.
@@ -448,6 +547,9 @@ pub struct BucketConfig {
     /// [`BUCKET_CONFIG_BYTES_MAX`].
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub documents: BTreeMap<Box<str>, Box<str>>,
+    /// `None`: it never kept versions. Once it does, it can only be suspended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub versioning: Option<Versioning>,
 }
 
 impl BucketConfig {
@@ -457,6 +559,7 @@ impl BucketConfig {
             owner,
             created,
             documents: BTreeMap::new(),
+            versioning: None,
         }
     }
 
@@ -513,6 +616,14 @@ pub enum EngineError {
     ForeignConfig,
     #[error("the key does not exist")]
     NoSuchKey,
+    #[error("the version does not exist")]
+    NoSuchVersion,
+    /// The version that was asked for, or the key's newest, is a delete marker.
+    #[error("the version {version} is a delete marker")]
+    DeleteMarker {
+        version: VersionId,
+        modified: Timestamp,
+    },
     #[error("the upload does not exist")]
     NoSuchUpload,
     /// The part is missing, or is no longer the one that was named.

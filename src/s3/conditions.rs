@@ -198,6 +198,7 @@ mod tests {
             checksum: None,
             metadata: Default::default(),
             parts: [].into(),
+            version: Default::default(),
         }
     }
 

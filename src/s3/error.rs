@@ -100,7 +100,8 @@ impl From<EngineError> for S3Error {
                  it is. Start the server with that installation's --state-dir, or move the file \
                  away.",
             ),
-            EngineError::NoSuchKey => Self::new(Code::NoSuchKey),
+            EngineError::NoSuchKey | EngineError::DeleteMarker { .. } => Self::new(Code::NoSuchKey),
+            EngineError::NoSuchVersion => Self::new(Code::NoSuchVersion),
             EngineError::NoSuchUpload => Self::new(Code::NoSuchUpload),
             EngineError::InvalidPart { number } => {
                 Self::new(Code::InvalidPart).detail("PartNumber", number.to_string())

@@ -341,6 +341,7 @@ mod tests {
             checksum: None,
             metadata: Default::default(),
             parts: [].into(),
+            version: Default::default(),
         });
         let token = encode_token(&ScanItem::Object { key, entry });
         assert_eq!(decode_token(&token).unwrap(), Resume::Key("a/ü".into()));

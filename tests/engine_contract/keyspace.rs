@@ -411,7 +411,7 @@ impl Case {
                 let found = delete(bucket, key).await;
                 let there = self.model.objects.remove(key).is_some();
                 self.model.hidden.remove(key);
-                let expected = [Deleted::Absent, Deleted::Removed][usize::from(there)];
+                let expected = [Deleted::Absent, Deleted::Removed][usize::from(there)].clone();
                 assert_eq!(found, expected, "delete {key:?}");
                 self.check(key).await;
             }

@@ -6,7 +6,7 @@ use super::codec::{Cursor, put_bytes};
 use super::core::Core;
 use super::entry::Stored;
 use super::transfer;
-use crate::engine::{EngineError, Entry, Metadata, Part};
+use crate::engine::{EngineError, Entry, Metadata, Part, VersionId};
 
 /// What the stored entry itself says: no metadata but the content type, no parts.
 pub(super) fn plain_entry(stored: &Stored) -> Entry {
@@ -20,6 +20,7 @@ pub(super) fn plain_entry(stored: &Stored) -> Entry {
             ..Metadata::default()
         },
         parts: Arc::from([].as_slice()),
+        version: VersionId::Null,
     }
 }
 

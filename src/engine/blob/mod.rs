@@ -32,6 +32,7 @@ mod scan;
 mod space;
 mod superblock;
 mod transfer;
+mod versions;
 
 pub use bucket::BlobBucket;
 pub use buckets::BlobEngine;

@@ -12,6 +12,7 @@ use super::bucket::{Anchor, FsBucket, Shared};
 use super::cache::Cache;
 use super::faults::{Doing, fault, off_shard};
 use super::names::NameKind;
+use super::overlay;
 use super::scan::Listings;
 use super::scratch::{Home, is_safe, remove_tree};
 use super::walk::is_absent;
@@ -486,8 +487,8 @@ fn remove_bucket(tree: &Tree, shared: &Shared, bucket: &Arc<FsBucket>) -> Result
     Ok(())
 }
 
-/// Whether there is nothing in the bucket but `.lobos/` without overlaid keys, and directories
-/// that S3 made.
+/// Whether there is nothing in the bucket but `.lobos/` without overlaid keys and versions, and
+/// directories that S3 made.
 fn is_empty(bucket: &FsBucket) -> Result<bool, EngineError> {
     const DOING: &str = "looking whether a bucket is empty";
     let mut pending = vec![String::from(".")];
@@ -519,14 +520,19 @@ fn is_empty(bucket: &FsBucket) -> Result<bool, EngineError> {
     }
     let mut pending = vec![String::new()];
     while let Some(prefix) = pending.pop() {
-        for name in bucket.overlay_level(&prefix).doing(DOING)?.names.iter() {
+        for name in bucket
+            .overlay_level(overlay::ROOT, &prefix)
+            .doing(DOING)?
+            .names
+            .iter()
+        {
             match name.kind {
                 NameKind::File | NameKind::Link => return Ok(false),
                 NameKind::Directory => pending.push(format!("{prefix}{}/", name.text)),
             }
         }
     }
-    Ok(true)
+    Ok(!bucket.has_histories().doing(DOING)?)
 }
 
 fn failed(doing: &'static str, path: &Path, errno: Errno) -> FsOpenError {

@@ -64,12 +64,19 @@ impl FsBucket {
     /// The configuration, at most [`FRESH_NANOS`] old.
     pub(super) fn config_now(&self) -> Result<Arc<BucketConfig>, EngineError> {
         let now = self.shared.clock.now();
-        let (last, round) = self.last_config();
-        if let Some(last) = &last
+        if let (Some(last), _) = self.last_config()
             && last.looked.unix_nanos.abs_diff(now.unix_nanos) < FRESH_NANOS
         {
-            return Ok(Arc::clone(&last.config));
+            return Ok(last.config);
         }
+        self.fresh_config()
+    }
+
+    /// The configuration as it is now: for writers, who hold their key's lock. One system call,
+    /// unless it changed.
+    pub(super) fn fresh_config(&self) -> Result<Arc<BucketConfig>, EngineError> {
+        let now = self.shared.clock.now();
+        let (last, round) = self.last_config();
         let identity = match files::stat_at(self.tree.root(), PATH) {
             Ok(stat) => Some(stat.identity),
             Err(Errno::NOENT | Errno::NOTDIR) => None,

@@ -9,7 +9,7 @@ use super::faults::{Doing, off_shard};
 use super::lock::KeyLock;
 use super::overlay;
 use super::walk::{Patience, is_absent, split, tree_path};
-use crate::engine::{Deleted, EngineError, ObjectKey, Precondition};
+use crate::engine::{Deleted, EngineError, ObjectKey, Precondition, VersionId};
 use crate::io::files::{self, Kind};
 
 impl FsBucket {
@@ -34,15 +34,25 @@ impl FsBucket {
         if !precondition.is_empty() {
             precondition.check(self.current(key)?.as_deref())?;
         }
+        let succession = self.succession(key)?;
+        if let Some(marker) = self.next_marker(key, succession)? {
+            let let_go = self.keep_current(lock, key, succession)?;
+            self.write_marker(lock, key, &marker)?;
+            self.remove_current(lock, key)?;
+            if let Some(side) = let_go {
+                self.drop_side(key, &side);
+            }
+            if marker.id == VersionId::Null
+                && let Some(history) = self.drop_nulls(key, Some(&marker))?
+            {
+                self.settle_history(lock, &history)?;
+            }
+            return Ok(Deleted::Marked(marker.id));
+        }
         let found = self
             .find(key, Patience::Blocking)
             .doing("looking for a key")?;
-        // The overlay's entry goes first: while the file is there it is invisible, and it must not
-        // come to light when the file is gone.
-        self.remove_overlaid(lock, key, true)?;
-        if let Some(path) = tree_path(key) {
-            self.remove_file(lock, path)?;
-        }
+        self.remove_current(lock, key)?;
         self.sweep_side(key, None);
         if found.is_none() {
             // Who removed it may have died before that was durable, and before it could remove the
@@ -55,6 +65,20 @@ impl FsBucket {
             return Ok(Deleted::Absent);
         }
         Ok(Deleted::Removed)
+    }
+
+    /// Removes the key's file, durably. The overlay's entry goes first: while the file is there it is
+    /// invisible, and it must not come to light when the file is gone.
+    pub(super) fn remove_current(
+        &self,
+        lock: &KeyLock,
+        key: &ObjectKey,
+    ) -> Result<(), EngineError> {
+        self.remove_overlaid(lock, key, true)?;
+        match tree_path(key) {
+            Some(path) => self.remove_file(lock, path),
+            None => Ok(()),
+        }
     }
 
     /// Removes the regular file or link at `path` in the tree, if there is one.

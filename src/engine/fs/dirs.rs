@@ -15,6 +15,7 @@ use rustix::io::Errno;
 use super::RESERVED;
 use super::bucket::{Anchor, FsBucket};
 use super::faults::Doing;
+use super::history;
 use super::overlay;
 use super::scratch::{Home, Stage, remove_tree};
 use super::types::KeyHash;
@@ -171,7 +172,7 @@ impl FsBucket {
     /// that are now empty. Nothing depends on it, so what fails is left.
     pub(super) fn prune(&self, home: &Home, path: &str) {
         let mut path = split(path).0;
-        while path != "." && path != overlay::ROOT {
+        while !matches!(path, "." | overlay::ROOT | history::ROOT) {
             let Ok(true) = self.prune_one(home, path) else {
                 return;
             };

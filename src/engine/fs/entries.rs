@@ -8,7 +8,8 @@ use rustix::fs::OFlags;
 use super::bucket::FsBucket;
 use super::cache::Known;
 use super::faults::Doing;
-use super::walk::{Patience, Pinned};
+use super::history::Stamp;
+use super::walk::Pinned;
 use super::{content_type, faults};
 use crate::engine::{EngineError, Entry, ObjectKey};
 use crate::io::files::{self, Stat};
@@ -16,18 +17,7 @@ use crate::io::files::{self, Stat};
 impl FsBucket {
     /// The current entry of a key, for a writer that holds its lock.
     pub(super) fn current(&self, key: &ObjectKey) -> Result<Option<Arc<Entry>>, EngineError> {
-        let looked_nanos = files::stamp_clock_nanos();
-        let found = self
-            .find(key, Patience::Blocking)
-            .doing("looking for a key")?;
-        let Some(pinned) = found else {
-            return Ok(None);
-        };
-        if let Some(entry) = self.known_entry_of(key, &pinned.stat) {
-            return Ok(Some(entry));
-        }
-        let (entry, _) = self.load_entry(key, &pinned, looked_nanos)?;
-        Ok(Some(entry))
+        Ok(self.top(key)?.map(|top| top.entry))
     }
 
     /// The entry of the regular file `name` in the open directory `dir`, which was seen in the
@@ -59,10 +49,12 @@ impl FsBucket {
     /// The entry, if the file's record was read in this state before. Never blocks.
     pub(super) fn known_entry_of(&self, key: &ObjectKey, stat: &Stat) -> Option<Arc<Entry>> {
         let known = self.known_entry(stat)?;
-        let is_ours = !known.is_typed_by_name
+        // One file may have the names of several keys.
+        let is_typed_so = !known.is_typed_by_name
             || known.entry.metadata.content_type.as_deref()
                 == Some(content_type::of_name(key.as_str()));
-        is_ours.then_some(known.entry)
+        let is_version = Stamp::of(&known.entry.version).is_none_or(|stamp| stamp.is_of(key));
+        (is_typed_so && is_version).then_some(known.entry)
     }
 
     /// The entry of a pinned file and the file, opened for reading.
@@ -86,7 +78,10 @@ impl FsBucket {
     ) -> Result<Arc<Entry>, EngineError> {
         let record = self.read_record(key, file, stat)?;
         let is_typed_by_name = record.is_none();
-        let mut entry = record.unwrap_or_default().into_entry(stat);
+        let mut record = record.unwrap_or_default();
+        // Copied or renamed together with its record, it is nobody's version but the null one.
+        record.version = record.version.filter(|stamp| stamp.is_of(key));
+        let mut entry = record.into_entry(stat);
         if is_typed_by_name {
             entry.metadata.content_type = Some(content_type::of_name(key.as_str()).into());
         }

@@ -127,14 +127,7 @@ impl FsBucket {
             Err(error) => return Attempt::Done(Err(error)),
         };
         if entry.size_bytes > HOT_BYTES_MAX {
-            return Attempt::Done(Ok(FsReader {
-                bucket: Arc::clone(self),
-                entry,
-                content: Content::File {
-                    file: Arc::new(file),
-                    stat: pinned.stat,
-                },
-            }));
+            return Attempt::Done(Ok(FsReader::of_file(self, entry, file, pinned.stat)));
         }
         let bytes = match read_small(&file, &pinned.stat, patience) {
             Err(Errno::AGAIN) => return Attempt::Cold,
@@ -155,7 +148,8 @@ impl FsBucket {
     fn find_or_tell(&self, key: &ObjectKey, patience: Patience) -> Attempt<Pinned> {
         match self.find(key, patience) {
             Ok(Some(pinned)) => Attempt::Done(Ok(pinned)),
-            Ok(None) => Attempt::Done(Err(self.no_such_key())),
+            Ok(None) if patience == Patience::Cached && self.may_have_marker() => Attempt::Cold,
+            Ok(None) => Attempt::Done(Err(self.absent_key(key))),
             Err(Errno::AGAIN) if patience == Patience::Cached => Attempt::Cold,
             Err(errno) => Attempt::Done(Err(fault("looking for a key", errno))),
         }
@@ -218,6 +212,22 @@ pub(super) enum Source {
 }
 
 impl FsReader {
+    pub(super) fn of_file(
+        bucket: &Arc<FsBucket>,
+        entry: Arc<Entry>,
+        file: OwnedFd,
+        stat: Stat,
+    ) -> Self {
+        Self {
+            bucket: Arc::clone(bucket),
+            entry,
+            content: Content::File {
+                file: Arc::new(file),
+                stat,
+            },
+        }
+    }
+
     fn of_hot(bucket: &Arc<FsBucket>, hot: &Hot) -> Self {
         Self {
             bucket: Arc::clone(bucket),

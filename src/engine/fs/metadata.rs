@@ -5,8 +5,10 @@ use std::sync::Arc;
 use super::bucket::FsBucket;
 use super::draft::{Content, Draft};
 use super::faults::{Doing, off_shard};
+use super::history::Stamp;
 use super::lock::KeyLock;
 use super::put::copy_bytes;
+use super::succession::Succession;
 use super::types::Description;
 use super::walk::{Patience, Pinned};
 use crate::engine::{EngineError, Entry, Metadata, ObjectKey, Precondition};
@@ -88,8 +90,10 @@ impl FsBucket {
             metadata,
             parts: super::record::part_sizes(&entry.parts),
             upload: None,
+            version: None,
         };
-        let content = Content::Draft(draft);
-        self.publish(lock, key, content, description, &Precondition::default())
+        // It stays the version that it is.
+        let succession = Succession::Replace(Stamp::of(&entry.version));
+        self.succeed(lock, key, Content::Draft(draft), description, succession)
     }
 }

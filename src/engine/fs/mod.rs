@@ -9,6 +9,7 @@
 //! .lobos/config               the bucket's configuration, and whose installation's it is (config)
 //! .lobos/tmp/<id>/            temporary names of one process; it holds `lock` in it (scratch)
 //! .lobos/overlay/...          keys that the tree cannot express (overlay)
+//! .lobos/versions/...         versions that are not the file of their key (history)
 //! .lobos/side/<hh>/<hash>/    metadata records that do not fit an attribute (side)
 //! .lobos/dirs/<hash>          only without extended attributes: directories made by S3 (dirs)
 //! .lobos/uploads/...          multipart uploads (multipart)
@@ -25,14 +26,16 @@
 //!
 //! - [`walk`]: `bucket.find(key)` -> `Pinned` file; `bucket.tree.open(path, flags)` opens any path
 //!   of the bucket, confined; `tree_path(key)`, `is_absent(errno)`.
-//! - [`overlay`]: `path(key)`, `directory(prefix)` and `bucket.overlay_level(prefix)`: the sorted
-//!   names directly below one prefix, to be merged with the directory of the same prefix.
+//! - [`overlay`]: `path(key)`, `directory(root, prefix)`, `bucket.overlay_level(root, prefix)`: the
+//!   sorted names directly below one prefix, to be merged with the directory of the same prefix.
 //! - [`entries`]: `bucket.entry_at(dir, name, path, key, stat)`: the entry of a file in an open
 //!   directory, cached by identity; `bucket.current(key)`.
 //! - [`lock`]: `bucket.lock(key).await` -> `KeyLock`, held from check to rename; its `home` has the
 //!   scratch directory.
 //! - [`draft`]: `bucket.draft(..)` an unnamed file; [`put`]: `bucket.publish(lock, key, draft,
 //!   description, precondition)` checks, writes the record, syncs, names, syncs the directories.
+//! - [`history`]: a key's older versions and delete markers; [`succession`]: what becomes of the
+//!   versions when a key is written or deleted.
 //! - [`dirs`]: `make_directory(path)`, `sync_directory(path)`, `prune(path)`, `is_made_by_s3(dir)`.
 
 mod bucket;
@@ -46,6 +49,7 @@ mod draft;
 mod entries;
 mod faults;
 mod get;
+mod history;
 mod ledger;
 mod lock;
 mod metadata;
@@ -59,12 +63,15 @@ mod record;
 mod scan;
 mod scratch;
 mod side;
+mod succession;
 mod sync;
 #[cfg(test)]
 mod tests;
 mod types;
 mod uploads;
 mod uploads_list;
+mod versions;
+mod versions_list;
 mod walk;
 
 pub use bucket::FsBucket;

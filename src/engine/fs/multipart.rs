@@ -445,6 +445,7 @@ impl FsBucket {
             metadata: upload.upload.plan.metadata.clone(),
             parts: part_sizes(&parts),
             upload: Some(upload.upload.id.clone()),
+            version: None,
         };
         let content = Content::Draft(draft);
         let entry = self.publish(lock, key, content, description, &plan.precondition)?;

@@ -28,7 +28,12 @@ pub(super) const ROOT: &str = ".lobos/overlay";
 
 /// The file of `key` in the overlay, relative to the bucket.
 pub(super) fn path(key: &ObjectKey) -> String {
-    let mut path = String::from(ROOT);
+    path_below(ROOT, key)
+}
+
+/// The place of `key` in a tree with these names that begins at `root`.
+pub(super) fn path_below(root: &str, key: &ObjectKey) -> String {
+    let mut path = String::from(root);
     let (directories, name) = match key.as_str().rsplit_once('/') {
         Some((directories, name)) => (Some(directories), name),
         None => (None, key.as_str()),
@@ -42,10 +47,10 @@ pub(super) fn path(key: &ObjectKey) -> String {
     path
 }
 
-/// The directory, relative to the bucket, that holds the keys which start with `prefix`: empty,
-/// or a string that ends in `/`.
-pub(super) fn directory(prefix: &str) -> String {
-    let mut path = String::from(ROOT);
+/// The directory, relative to the bucket, that holds the keys which start with `prefix` (empty, or
+/// a string that ends in `/`) in the tree that begins at `root`.
+pub(super) fn directory(root: &str, prefix: &str) -> String {
+    let mut path = String::from(root);
     if let Some(segments) = prefix.strip_suffix('/') {
         segments
             .split('/')
@@ -63,12 +68,12 @@ pub(super) struct OverlayLevel {
 }
 
 impl FsBucket {
-    /// The names directly below `prefix` (empty, or ending in `/`) in the overlay. Empty where
-    /// there is none.
-    pub(super) fn overlay_level(&self, prefix: &str) -> Result<OverlayLevel, Errno> {
+    /// The names directly below `prefix` (empty, or ending in `/`) in the overlay, or in another
+    /// tree with its names. Empty where there is none.
+    pub(super) fn overlay_level(&self, root: &str, prefix: &str) -> Result<OverlayLevel, Errno> {
         let mut names = NamesBuilder::default();
         let mut has_chunks = false;
-        let top = directory(prefix);
+        let top = directory(root, prefix);
         let mut pending = vec![(String::new(), Vec::new())];
         while let Some((below, head)) = pending.pop() {
             let whole = join(&top, &below);

@@ -3,7 +3,6 @@
 //!
 //! Nothing here touches a file: a [`Source`] opens levels and looks at files.
 
-use std::cmp::Ordering;
 use std::sync::Arc;
 
 use super::names::{Name, NameKind, Names};
@@ -14,6 +13,8 @@ use crate::limits::KEY_BYTES_MAX;
 pub(super) trait Source {
     /// An open level's means of looking at its files.
     type Dir;
+    /// What is said of one key.
+    type Item;
     type Error;
 
     /// The names directly below `prefix`, which is empty or ends in `/`, in the given homes.
@@ -37,23 +38,21 @@ pub(super) trait Source {
     /// Whether people made this level's directory, so that it shows even when it is empty.
     fn shows_empty(&mut self, level: &mut Level<Self::Dir>) -> Result<bool, Self::Error>;
 
-    /// Whether the name that makes `key` is an object in that home.
+    /// Whether the name that makes `key` stands for anything that is to be shown.
     fn is_object(
         &mut self,
         level: &mut Level<Self::Dir>,
-        home: Home,
-        kind: NameKind,
+        found: Found,
         key: &ObjectKey,
     ) -> Result<bool, Self::Error>;
 
-    /// The entry of that object; `None` when there is none.
-    fn entry(
+    /// What is to be shown of it; `None`: nothing.
+    fn item(
         &mut self,
         level: &mut Level<Self::Dir>,
-        home: Home,
-        kind: NameKind,
+        found: Found,
         key: &ObjectKey,
-    ) -> Result<Option<Arc<Entry>>, Self::Error>;
+    ) -> Result<Option<Self::Item>, Self::Error>;
 }
 
 /// One of the two places in which keys live.
@@ -63,11 +62,13 @@ pub(super) enum Home {
     Overlay,
 }
 
-/// Which of them.
+/// In which trees a name is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Homes {
     pub(super) tree: bool,
     pub(super) overlay: bool,
+    /// Versions that are not the file of their key.
+    pub(super) history: bool,
 }
 
 /// The names directly below one prefix.
@@ -76,11 +77,22 @@ pub(super) struct Level<D> {
     pub(super) prefix: Box<str>,
     pub(super) tree: Option<Arc<Names>>,
     pub(super) overlay: Option<Arc<Names>>,
+    pub(super) history: Option<Arc<Names>>,
     pub(super) dir: D,
 }
 
+/// One step of a walk.
+#[derive(Debug)]
+pub(super) enum Step<T> {
+    Object { key: ObjectKey, item: T },
+    CommonPrefix(Box<str>),
+}
+
 /// The page that `plan` asks for.
-pub(super) fn page<S: Source>(source: &mut S, plan: &ScanPlan) -> Result<ScanPage, S::Error> {
+pub(super) fn page<S>(source: &mut S, plan: &ScanPlan) -> Result<ScanPage, S::Error>
+where
+    S: Source<Item = Arc<Entry>>,
+{
     let mut page = ScanPage::default();
     let Some(from) = first_wanted(plan) else {
         return Ok(page);
@@ -88,19 +100,27 @@ pub(super) fn page<S: Source>(source: &mut S, plan: &ScanPlan) -> Result<ScanPag
     if plan.limit == 0 {
         return Ok(page);
     }
-    let mut walk = Walk::start(source, plan, from)?;
-    while let Some(item) = walk.next_item()? {
+    let homes = Homes {
+        tree: true,
+        overlay: true,
+        history: false,
+    };
+    let mut walk = Walk::start(source, plan, homes, from)?;
+    while let Some(step) = walk.next_step()? {
         if page.items.len() == plan.limit {
             page.truncated = true;
             break;
         }
-        page.items.push(item);
+        page.items.push(match step {
+            Step::Object { key, item: entry } => ScanItem::Object { key, entry },
+            Step::CommonPrefix(prefix) => ScanItem::CommonPrefix(prefix),
+        });
     }
     Ok(page)
 }
 
 /// The least string of bytes that the page may begin at; `None`: nothing is left.
-fn first_wanted(plan: &ScanPlan) -> Option<Vec<u8>> {
+pub(super) fn first_wanted(plan: &ScanPlan) -> Option<Vec<u8>> {
     let resumed = match &plan.after {
         None => Vec::new(),
         // No key holds NUL: the least string after `key`.
@@ -117,7 +137,8 @@ fn after_all(prefix: &str) -> Option<Vec<u8>> {
     Some([head, &[last.saturating_add(1)]].concat())
 }
 
-struct Walk<'a, S: Source> {
+/// A walk over the keys from a string of bytes on, in their order.
+pub(super) struct Walk<'a, S: Source> {
     source: &'a mut S,
     plan: &'a ScanPlan,
     /// Nothing below this is wanted.
@@ -132,24 +153,27 @@ struct Frame<D> {
     level: Level<D>,
     at_tree: usize,
     at_overlay: usize,
+    at_history: usize,
 }
 
-/// The next name of a level, in one home or both.
-#[derive(Clone, Copy)]
-struct Found {
-    homes: Homes,
-    kind: NameKind,
+/// The next name of a level, in one home or several.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Found {
+    pub(super) homes: Homes,
+    pub(super) kind: NameKind,
 }
 
 impl<'a, S: Source> Walk<'a, S> {
-    fn start(source: &'a mut S, plan: &'a ScanPlan, from: Vec<u8>) -> Result<Self, S::Error> {
+    /// `plan` says prefix and delimiter; what is less than `from` is passed over.
+    pub(super) fn start(
+        source: &'a mut S,
+        plan: &'a ScanPlan,
+        homes: Homes,
+        from: Vec<u8>,
+    ) -> Result<Self, S::Error> {
         let top = plan.prefix.rfind('/').map_or(0, |slash| slash + 1);
         let top = plan.prefix.get(..top).unwrap_or_default();
-        let both = Homes {
-            tree: true,
-            overlay: true,
-        };
-        let level = source.open(top, both, None)?;
+        let level = source.open(top, homes, None)?;
         let mut walk = Self {
             source,
             plan,
@@ -161,7 +185,7 @@ impl<'a, S: Source> Walk<'a, S> {
         Ok(walk)
     }
 
-    fn next_item(&mut self) -> Result<Option<ScanItem>, S::Error> {
+    pub(super) fn next_step(&mut self) -> Result<Option<Step<S::Item>>, S::Error> {
         loop {
             let Some(found) = self.next_name() else {
                 if self.stack.pop().is_none() {
@@ -172,7 +196,7 @@ impl<'a, S: Source> Walk<'a, S> {
             if !self.name.starts_with(&*self.plan.prefix) {
                 return Ok(None);
             }
-            let item = match (self.rolled_up(), found.kind) {
+            let step = match (self.rolled_up(), found.kind) {
                 (Some(common), NameKind::Directory) => {
                     let shows = self.holds_any(found)?;
                     self.roll_up(common, shows)
@@ -187,8 +211,8 @@ impl<'a, S: Source> Walk<'a, S> {
                 }
                 (None, _) => self.object(found)?,
             };
-            if item.is_some() {
-                return Ok(item);
+            if step.is_some() {
+                return Ok(step);
             }
         }
     }
@@ -201,14 +225,14 @@ impl<'a, S: Source> Walk<'a, S> {
         self.name.get(..start + at + delimiter.len()).map(Box::from)
     }
 
-    fn roll_up(&mut self, common: Box<str>, shows: bool) -> Option<ScanItem> {
+    fn roll_up(&mut self, common: Box<str>, shows: bool) -> Option<Step<S::Item>> {
         if !shows {
             return None;
         }
         if let Some(next) = after_all(&common) {
             self.seek(next);
         }
-        Some(ScanItem::CommonPrefix(common))
+        Some(Step::CommonPrefix(common))
     }
 
     /// Whether there is anything to show in the directory that is the current name.
@@ -261,22 +285,26 @@ impl<'a, S: Source> Walk<'a, S> {
     /// Makes the next name of the current level the current name and steps over it.
     fn next_name(&mut self) -> Option<Found> {
         let frame = self.stack.last_mut()?;
-        let Level { tree, overlay, .. } = &frame.level;
-        let tree = tree.as_ref().and_then(|names| names.get(frame.at_tree));
-        let overlay = overlay
-            .as_ref()
-            .and_then(|names| names.get(frame.at_overlay));
-        let order = match (tree, overlay) {
-            (Some(tree), Some(overlay)) => tree.order(overlay),
-            (Some(_), None) => Ordering::Less,
-            (None, Some(_)) => Ordering::Greater,
-            (None, None) => return None,
-        };
+        let Level {
+            tree,
+            overlay,
+            history,
+            ..
+        } = &frame.level;
+        let name_at = |names, at| Option::<&Arc<Names>>::and_then(names, |names| names.get(at));
+        let tree = name_at(tree.as_ref(), frame.at_tree);
+        let overlay = name_at(overlay.as_ref(), frame.at_overlay);
+        let history = name_at(history.as_ref(), frame.at_history);
+        let names = [tree, overlay, history];
+        // Of equal ones the first: the tree's.
+        let first = names.into_iter().flatten().min_by(|a, b| a.order(*b))?;
+        let is_here = |name: Option<Name<'_>>| name.is_some_and(|name| name.order(first).is_eq());
         let homes = Homes {
-            tree: order.is_le(),
-            overlay: order.is_ge(),
+            tree: is_here(tree),
+            overlay: is_here(overlay),
+            history: is_here(history),
         };
-        let Name { text, kind } = if homes.tree { tree? } else { overlay? };
+        let Name { text, kind } = first;
         self.name.clear();
         self.name.push_str(&frame.level.prefix);
         self.name.push_str(text);
@@ -285,6 +313,7 @@ impl<'a, S: Source> Walk<'a, S> {
         }
         frame.at_tree += usize::from(homes.tree);
         frame.at_overlay += usize::from(homes.overlay);
+        frame.at_history += usize::from(homes.history);
         Some(Found { homes, kind })
     }
 
@@ -304,6 +333,7 @@ impl<'a, S: Source> Walk<'a, S> {
             level,
             at_tree: 0,
             at_overlay: 0,
+            at_history: 0,
         };
         frame.seek(&self.from);
         self.stack.push(frame);
@@ -321,26 +351,15 @@ impl<'a, S: Source> Walk<'a, S> {
         let (Some(frame), Ok(key)) = (self.stack.last_mut(), ObjectKey::parse(&self.name)) else {
             return Ok(false);
         };
-        for home in found.homes.in_turn() {
-            let level = &mut frame.level;
-            if self.source.is_object(level, home, found.kind, &key)? {
-                return Ok(true);
-            }
-        }
-        Ok(false)
+        self.source.is_object(&mut frame.level, found, &key)
     }
 
-    fn object(&mut self, found: Found) -> Result<Option<ScanItem>, S::Error> {
+    fn object(&mut self, found: Found) -> Result<Option<Step<S::Item>>, S::Error> {
         let (Some(frame), Ok(key)) = (self.stack.last_mut(), ObjectKey::parse(&self.name)) else {
             return Ok(None);
         };
-        for home in found.homes.in_turn() {
-            let level = &mut frame.level;
-            if let Some(entry) = self.source.entry(level, home, found.kind, &key)? {
-                return Ok(Some(ScanItem::Object { key, entry }));
-            }
-        }
-        Ok(None)
+        let item = self.source.item(&mut frame.level, found, &key)?;
+        Ok(item.map(|item| Step::Object { key, item }))
     }
 }
 
@@ -359,12 +378,13 @@ impl<D> Frame<D> {
         };
         self.at_tree = self.at_tree.max(bound(&self.level.tree));
         self.at_overlay = self.at_overlay.max(bound(&self.level.overlay));
+        self.at_history = self.at_history.max(bound(&self.level.history));
     }
 }
 
 impl Homes {
-    /// A file of the tree wins over the overlay's.
-    fn in_turn(self) -> impl Iterator<Item = Home> {
+    /// Where the current object may be. A file of the tree wins over the overlay's.
+    pub(super) fn in_turn(self) -> impl Iterator<Item = Home> {
         let tree = self.tree.then_some(Home::Tree);
         let overlay = self.overlay.then_some(Home::Overlay);
         tree.into_iter().chain(overlay)
@@ -380,7 +400,7 @@ mod tests {
     use super::super::names::NamesBuilder;
     use super::*;
     use crate::clock::Timestamp;
-    use crate::engine::{ETag, Metadata};
+    use crate::engine::{ETag, Metadata, VersionId};
 
     #[test]
     fn every_plan_gives_what_a_sorted_list_would() {
@@ -578,6 +598,7 @@ mod tests {
 
     impl Source for &Place {
         type Dir = ();
+        type Item = Arc<Entry>;
         type Error = Infallible;
 
         fn open(
@@ -600,6 +621,7 @@ mod tests {
                 prefix: prefix.into(),
                 tree: homes.tree.then(|| Place::names(prefix, tree)),
                 overlay: homes.overlay.then(|| Place::names(prefix, overlay)),
+                history: None,
                 dir: (),
             })
         }
@@ -622,25 +644,24 @@ mod tests {
         fn is_object(
             &mut self,
             level: &mut Level<()>,
-            home: Home,
-            kind: NameKind,
+            found: Found,
             key: &ObjectKey,
         ) -> Result<bool, Infallible> {
-            Ok(self.entry(level, home, kind, key)?.is_some())
+            Ok(self.item(level, found, key)?.is_some())
         }
 
-        fn entry(
+        fn item(
             &mut self,
             level: &mut Level<()>,
-            home: Home,
-            kind: NameKind,
+            found: Found,
             key: &ObjectKey,
         ) -> Result<Option<Arc<Entry>>, Infallible> {
             assert!(key.as_str().starts_with(&*level.prefix));
-            let exists = match home {
+            let exists = |home| match home {
                 Home::Tree => {
                     let node = self.tree.get(key.as_str());
-                    assert_eq!(kind == NameKind::Link, node == Some(&Node::BrokenLink));
+                    let is_link = found.kind == NameKind::Link;
+                    assert_eq!(is_link, node == Some(&Node::BrokenLink));
                     node == Some(&Node::File)
                 }
                 Home::Overlay => self.overlay.contains(key.as_str()),
@@ -652,8 +673,9 @@ mod tests {
                 checksum: None,
                 metadata: Metadata::default(),
                 parts: [].into(),
+                version: VersionId::Null,
             };
-            Ok(exists.then(|| Arc::new(entry())))
+            Ok(found.homes.in_turn().any(exists).then(|| Arc::new(entry())))
         }
     }
 }

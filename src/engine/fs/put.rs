@@ -15,6 +15,7 @@ use super::multipart::PartSlot;
 use super::overlay;
 use super::record::{Guard, Record};
 use super::scratch::Stage;
+use super::succession::Succession;
 use super::types::Description;
 use super::walk::{Place, is_absent, split, tree_path};
 use crate::clock::Timestamp;
@@ -156,9 +157,9 @@ pub(super) fn copy_bytes(
 
 /// Where a key's file is to be.
 #[derive(Debug)]
-struct Spot {
+pub(super) struct Spot {
     place: Place,
-    path: String,
+    pub(super) path: String,
     /// `None`: the directory is missing.
     dir: Option<OwnedFd>,
     /// The file or link that has the name now.
@@ -167,7 +168,8 @@ struct Spot {
 
 impl FsBucket {
     /// Makes `content` the current object of `key`, whose lock is held: checks the precondition,
-    /// writes the record, syncs the file, gives it its name, syncs the directories.
+    /// writes the record, syncs the file, gives it its name, syncs the directories. What has the
+    /// name now is kept or replaced as the bucket's versioning says.
     pub(super) fn publish(
         &self,
         lock: &KeyLock,
@@ -176,50 +178,83 @@ impl FsBucket {
         description: Description,
         precondition: &Precondition,
     ) -> Result<Arc<Entry>, EngineError> {
-        const DOING: &str = "placing the key's file";
         self.check_writable()?;
         if !precondition.is_empty() {
             precondition.check(self.current(key)?.as_deref())?;
         }
+        let succession = self.succession(key)?;
+        self.succeed(lock, key, content, description, succession)
+    }
+
+    /// The same, where it is decided what becomes of the current version.
+    pub(super) fn succeed(
+        &self,
+        lock: &KeyLock,
+        key: &ObjectKey,
+        content: Content,
+        description: Description,
+        succession: Succession,
+    ) -> Result<Arc<Entry>, EngineError> {
+        let description = Description {
+            version: succession.stamp(),
+            ..description
+        };
         let mut work = Work::Unwritten(content, description);
         let mut place = Place::Tree;
         for _ in 0..RACES_MAX {
-            let mut spot = self.spot(key, place).doing(DOING)?;
-            place = spot.place;
-            let dir = match spot.dir.take() {
-                Some(dir) => dir,
-                None => match self.make_directory(&lock.home, split(&spot.path).0) {
-                    Ok(dir) => dir,
-                    // What is missing cannot be made: a file is in the way, or a name too long.
-                    Err(errno) if place == Place::Tree && is_absent(errno) => {
-                        place = Place::Overlay;
-                        continue;
-                    }
-                    Err(errno) => return Err(fault(DOING, errno)),
-                },
-            };
+            let (spot, dir) = self.claim(lock, key, &mut place)?;
             let sealed = match work.seal(self, lock, key, &dir, spot.old.as_ref())? {
                 Some(sealed) => sealed,
                 // The directory was pruned before the file could be made in it.
                 None => continue,
             };
+            let let_go = self.keep_current(lock, key, succession)?;
             match self.give_name(lock, &sealed.draft, &spot, &dir) {
-                Ok(()) => return self.settle(lock, key, &spot, &dir, sealed),
+                Ok(()) => {
+                    let entry = self.settle(lock, key, &spot, &dir, sealed)?;
+                    self.end_succession(lock, key, succession, let_go)?;
+                    return Ok(entry);
+                }
                 // Pruned, or somebody else's file or directory appeared: look again.
                 Err(Errno::NOENT | Errno::EXIST | Errno::ISDIR | Errno::NOTEMPTY) => {}
                 // The draft was made in another mount than the one where it must go.
                 Err(Errno::XDEV) => {
-                    let moved = Draft::create(self, &lock.home, &dir).doing(DOING)?;
+                    let moved = Draft::create(self, &lock.home, &dir).doing(PLACING)?;
                     let size_bytes = sealed.stat.identity.size_bytes;
                     copy_bytes(&sealed.draft.file, 0, &moved.file, 0, size_bytes)?;
                     work = Work::Unwritten(Content::Draft(moved), sealed.description);
                     continue;
                 }
-                Err(errno) => return Err(fault(DOING, errno)),
+                Err(errno) => return Err(fault(PLACING, errno)),
             }
             work = Work::Sealed(sealed);
         }
         Err(EngineError::Busy)
+    }
+
+    /// The key's spot, with its directory, which is made if it is missing. `place` becomes the
+    /// overlay where the tree will not do.
+    pub(super) fn claim(
+        &self,
+        lock: &KeyLock,
+        key: &ObjectKey,
+        place: &mut Place,
+    ) -> Result<(Spot, OwnedFd), EngineError> {
+        loop {
+            let mut spot = self.spot(key, *place).doing(PLACING)?;
+            *place = spot.place;
+            if let Some(dir) = spot.dir.take() {
+                return Ok((spot, dir));
+            }
+            match self.make_directory(&lock.home, split(&spot.path).0) {
+                Ok(dir) => return Ok((spot, dir)),
+                // What is missing cannot be made: a file is in the way, or a name too long.
+                Err(errno) if *place == Place::Tree && is_absent(errno) => {
+                    *place = Place::Overlay;
+                }
+                Err(errno) => return Err(fault(PLACING, errno)),
+            }
+        }
     }
 
     /// What remains when the name is given: the stale twin, durability, old side files.
@@ -307,18 +342,28 @@ impl FsBucket {
         if spot.old.is_none() {
             return files::link_unnamed(&draft.file, dir, name);
         }
-        match replace(&Stage::in_bucket(&lock.home), draft, dir, name) {
-            // A border inside the bucket: another mount, subvolume or project.
-            Err(Errno::XDEV) => replace(&Stage::local(dir, &lock.home)?, draft, dir, name),
-            result => result,
-        }
+        replace(lock, &draft.file, dir, name)
     }
 }
 
-/// Linking never replaces, so the file gets a name in a stage first.
-fn replace(stage: &Stage, draft: &Draft, dir: &OwnedFd, name: &str) -> Result<(), Errno> {
+/// Gives a file another name in `dir`, and replaces what has it. Linking never replaces, so that
+/// the file gets a name in a stage first.
+pub(super) fn replace(
+    lock: &KeyLock,
+    file: &OwnedFd,
+    dir: &OwnedFd,
+    name: &str,
+) -> Result<(), Errno> {
+    match replace_from(&Stage::in_bucket(&lock.home), file, dir, name) {
+        // A border inside the bucket: another mount, subvolume or project.
+        Err(Errno::XDEV) => replace_from(&Stage::local(dir, &lock.home)?, file, dir, name),
+        result => result,
+    }
+}
+
+fn replace_from(stage: &Stage, file: &OwnedFd, dir: &OwnedFd, name: &str) -> Result<(), Errno> {
     let waiting = stage.name();
-    files::link_unnamed(&draft.file, stage.dir(), &waiting)?;
+    files::link_unnamed(file, stage.dir(), &waiting)?;
     let result = files::rename(stage.dir(), &waiting, dir, name);
     if result.is_err() {
         // Otherwise the sweep of the stage removes it.
@@ -393,6 +438,7 @@ impl Work {
             metadata: description.metadata.clone(),
             parts: description.parts.clone(),
             upload: description.upload.clone(),
+            version: description.version,
             ..Record::default()
         };
         let side = bucket.write_record(&lock.home, key, &draft.file, &stat, &record)?;
@@ -434,4 +480,5 @@ fn modified(now: Timestamp, stat: &Stat) -> Option<Timestamp> {
 
 const PERMISSIONS: u32 = 0o777;
 /// Others who make, prune or replace the same names at the same time.
-const RACES_MAX: usize = 64;
+pub(super) const RACES_MAX: usize = 64;
+const PLACING: &str = "placing the key's file";

@@ -22,14 +22,16 @@
 //! | 17 | id of the upload that it was completed from |
 //! | 18 | side file: hash of the key (16 bytes), id (16 bytes); the metadata and parts are there |
 //! | 19 | the key: in side files, for people and repair |
+//! | 21 | version id: sequence (8 bytes, big-endian), random (8 bytes), start of the key's hash (4 bytes) |
 //!
 //! ETags and times of single parts are not kept: no S3 operation shows them of a finished object.
 
 use std::sync::Arc;
 
+use super::history::Stamp;
 use crate::clock::Timestamp;
 use crate::engine::{
-    Checksum, ChecksumAlgorithm, ChecksumKind, ETag, Entry, Metadata, Part, UploadId,
+    Checksum, ChecksumAlgorithm, ChecksumKind, ETag, Entry, Metadata, Part, UploadId, VersionId,
 };
 use crate::io::files::Stat;
 
@@ -48,6 +50,8 @@ pub(super) struct Record {
     pub(super) upload: Option<UploadId>,
     pub(super) side: Option<SideRef>,
     pub(super) key: Option<Box<str>>,
+    /// `None`: the null version.
+    pub(super) version: Option<Stamp>,
     /// Fields of a newer version, as they came.
     pub(super) unknown: Vec<u8>,
 }
@@ -125,6 +129,9 @@ impl Record {
         if let Some(key) = &self.key {
             out.text(tag::KEY, key);
         }
+        if let Some(Stamp(stamp)) = &self.version {
+            out.field(tag::VERSION, |value| value.extend_from_slice(stamp));
+        }
         out.bytes.extend_from_slice(&self.unknown);
         let crc = crc32(&out.bytes);
         out.bytes.extend_from_slice(&crc.to_le_bytes());
@@ -198,6 +205,7 @@ impl Record {
                 });
             }
             tag::KEY => self.key = Some(text(value)?.into()),
+            tag::VERSION => self.version = Some(Stamp(cursor.array()?)),
             _ => return Ok(false),
         }
         Ok(true)
@@ -212,6 +220,7 @@ impl Record {
             modified: self.modified,
             checksum: self.checksum.clone(),
             upload: self.upload.clone(),
+            version: self.version,
             side: Some(side),
             ..Self::default()
         }
@@ -234,6 +243,7 @@ impl Record {
         self.checksum = None;
         self.parts.clear();
         self.upload = None;
+        self.version = None;
     }
 
     /// The entry of a file in the state `stat`, for which the record was adapted.
@@ -248,6 +258,7 @@ impl Record {
             checksum: self.checksum,
             metadata: self.metadata,
             parts: expand_parts(&self.parts, modified),
+            version: self.version.map_or(VersionId::Null, Stamp::id),
         }
     }
 }
@@ -608,6 +619,7 @@ mod tag {
     pub(super) const UPLOAD: u8 = 17;
     pub(super) const SIDE: u8 = 18;
     pub(super) const KEY: u8 = 19;
+    pub(super) const VERSION: u8 = 21;
 }
 
 #[cfg(test)]

@@ -18,9 +18,10 @@ use super::RESERVED;
 use super::bucket::FsBucket;
 use super::content_type;
 use super::faults::{Doing, fault, off_shard};
+use super::history;
 use super::names::{NameKind, Names, NamesBuilder};
 use super::overlay;
-use super::pages::{self, Home, Homes, Level, Source};
+use super::pages::{self, Found, Home, Homes, Level, Source};
 use super::record::Record;
 use super::walk::{Patience, Place, is_absent, split, tree_path};
 use crate::engine::{EngineError, Entry, ObjectKey, ScanPage, ScanPlan};
@@ -47,11 +48,7 @@ impl FsBucket {
         if patience == Patience::Cached && plan.limit > LOOKS_ON_SHARD_MAX {
             return Err(Halt::Cold);
         }
-        let mut walk = Walk {
-            bucket: self,
-            patience,
-            looks: 0,
-        };
+        let mut walk = Walk::new(self, patience);
         let page = pages::page(&mut walk, plan)?;
         if page.items.is_empty() && !self.is_in_place()? {
             return Err(Halt::Failed(self.gone()));
@@ -61,7 +58,7 @@ impl FsBucket {
 }
 
 /// Why a walk ends before its page is full.
-enum Halt {
+pub(super) enum Halt {
     /// It would have to wait for the device, or would keep the shard for too long.
     Cold,
     Failed(EngineError),
@@ -74,8 +71,8 @@ impl From<EngineError> for Halt {
 }
 
 /// One page's look at the bucket.
-struct Walk<'a> {
-    bucket: &'a FsBucket,
+pub(super) struct Walk<'a> {
+    pub(super) bucket: &'a FsBucket,
     patience: Patience,
     /// Files and directories looked at so far.
     looks: usize,
@@ -83,7 +80,7 @@ struct Walk<'a> {
 
 /// A directory of the tree.
 #[derive(Debug)]
-struct Dir {
+pub(super) struct Dir {
     /// Relative to the bucket, `.` for the bucket itself; `None`: no tree has such a prefix.
     path: Option<String>,
     /// Opened again when it is needed, where too many would be open at once.
@@ -93,9 +90,66 @@ struct Dir {
 
 impl Source for Walk<'_> {
     type Dir = Dir;
+    type Item = Arc<Entry>;
     type Error = Halt;
 
     fn open(
+        &mut self,
+        prefix: &str,
+        homes: Homes,
+        above: Option<&mut Level<Dir>>,
+    ) -> Result<Level<Dir>, Halt> {
+        self.open_level(prefix, homes, above)
+    }
+
+    fn holds_surely(
+        &mut self,
+        prefix: &str,
+        homes: Homes,
+        above: &mut Level<Dir>,
+    ) -> Result<bool, Halt> {
+        self.holds_file(prefix, homes, above)
+    }
+
+    fn shows_empty(&mut self, level: &mut Level<Dir>) -> Result<bool, Halt> {
+        self.is_peoples(level)
+    }
+
+    fn is_object(
+        &mut self,
+        level: &mut Level<Dir>,
+        found: Found,
+        key: &ObjectKey,
+    ) -> Result<bool, Halt> {
+        if found.homes.tree && found.kind == NameKind::File {
+            return Ok(true);
+        }
+        Ok(self.current(level, found, key)?.is_some())
+    }
+
+    fn item(
+        &mut self,
+        level: &mut Level<Dir>,
+        found: Found,
+        key: &ObjectKey,
+    ) -> Result<Option<Arc<Entry>>, Halt> {
+        self.current(level, found, key)
+    }
+}
+
+impl<'a> Walk<'a> {
+    pub(super) fn new(bucket: &'a FsBucket, patience: Patience) -> Self {
+        Self {
+            bucket,
+            patience,
+            looks: 0,
+        }
+    }
+}
+
+impl Walk<'_> {
+    /// See [`Source::open`].
+    pub(super) fn open_level(
         &mut self,
         prefix: &str,
         homes: Homes,
@@ -116,20 +170,25 @@ impl Source for Walk<'_> {
             None => (None, None),
         };
         dir.file = file;
-        let overlay = if homes.overlay {
-            self.overlay_names(prefix)?
-        } else {
-            None
+        let overlay = match homes.overlay {
+            true => self.escaped_names(overlay::ROOT, prefix)?,
+            false => None,
+        };
+        let history = match homes.history {
+            true => self.escaped_names(history::ROOT, prefix)?,
+            false => None,
         };
         Ok(Level {
             prefix: prefix.into(),
             tree,
             overlay,
+            history,
             dir,
         })
     }
 
-    fn holds_surely(
+    /// See [`Source::holds_surely`].
+    pub(super) fn holds_file(
         &mut self,
         prefix: &str,
         homes: Homes,
@@ -156,7 +215,8 @@ impl Source for Walk<'_> {
         }
     }
 
-    fn shows_empty(&mut self, level: &mut Level<Dir>) -> Result<bool, Halt> {
+    /// See [`Source::shows_empty`].
+    pub(super) fn is_peoples(&mut self, level: &mut Level<Dir>) -> Result<bool, Halt> {
         if level.tree.is_none() {
             return Ok(false);
         }
@@ -167,17 +227,19 @@ impl Source for Walk<'_> {
         Ok(!by_s3)
     }
 
-    fn is_object(
+    /// The entry of the key's file, if it has one.
+    pub(super) fn current(
         &mut self,
         level: &mut Level<Dir>,
-        home: Home,
-        kind: NameKind,
+        found: Found,
         key: &ObjectKey,
-    ) -> Result<bool, Halt> {
-        if home == Home::Tree && kind == NameKind::File {
-            return Ok(true);
+    ) -> Result<Option<Arc<Entry>>, Halt> {
+        for home in found.homes.in_turn() {
+            if let Some(entry) = self.entry(level, home, found.kind, key)? {
+                return Ok(Some(entry));
+            }
         }
-        Ok(self.entry(level, home, kind, key)?.is_some())
+        Ok(None)
     }
 
     fn entry(
@@ -216,9 +278,7 @@ impl Source for Walk<'_> {
             bucket.entry_at(key, dir, name, &stat, looked_nanos),
         )
     }
-}
 
-impl Walk<'_> {
     /// Counts a look at a file or directory.
     fn look(&mut self) -> Result<(), Halt> {
         self.looks += 1;
@@ -268,9 +328,10 @@ impl Walk<'_> {
         Ok(Some((dir, names)))
     }
 
-    /// The names below `prefix` in the overlay; `None`: there are none.
-    fn overlay_names(&mut self, prefix: &str) -> Result<Option<Arc<Names>>, Halt> {
-        let path = overlay::directory(prefix);
+    /// The names below `prefix` in the overlay, or in another tree with its names; `None`: there
+    /// are none.
+    fn escaped_names(&mut self, root: &str, prefix: &str) -> Result<Option<Arc<Names>>, Halt> {
+        let path = overlay::directory(root, prefix);
         let Some(dir) = self.open_directory(&path, None)? else {
             return Ok(None);
         };
@@ -283,7 +344,7 @@ impl Walk<'_> {
         if self.patience == Patience::Cached {
             return Err(Halt::Cold);
         }
-        let level = self.bucket.overlay_level(prefix).doing(DOING)?;
+        let level = self.bucket.overlay_level(root, prefix).doing(DOING)?;
         let names = Arc::new(level.names);
         // With chunks it has names in further directories, of which this one's times say nothing.
         if !level.has_chunks && self.bucket.is_settled(&stat.identity, looked_nanos) {
@@ -388,7 +449,7 @@ impl Walk<'_> {
 
 /// A file whose record cannot be read is listed as it lies there: one such file must not hide all
 /// others, and a listing without it would make a mirror delete it. GET says what is wrong.
-fn readable(
+pub(super) fn readable(
     key: &ObjectKey,
     stat: &Stat,
     entry: Result<Option<Arc<Entry>>, EngineError>,

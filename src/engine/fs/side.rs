@@ -5,7 +5,8 @@
 //! and synced before the object gets its name. The id is random and stands in the attribute; on a
 //! file system without attributes it is made of the file's inode, size and modification time. So
 //! no crash pairs new bytes with old metadata. Whoever changes a key removes, under its lock, all
-//! files of the key's directory but the current one, those of a crash included.
+//! files of the key's directory but the current one, those of a crash included; of a key with a
+//! history only those of versions that go.
 
 use std::os::fd::AsFd;
 use std::sync::Arc;
@@ -15,9 +16,11 @@ use rustix::io::Errno;
 
 use super::bucket::FsBucket;
 use super::faults::{Doing, fault};
+use super::history;
 use super::record::{Record, SideRef};
 use super::scratch::Home;
 use super::types::KeyHash;
+use super::walk::is_absent;
 use crate::engine::types::hex;
 use crate::engine::{EngineError, ObjectKey};
 use crate::io::files::{self, Attribute, Stat};
@@ -141,13 +144,37 @@ impl FsBucket {
         Record::decode(bytes).map(Some).map_err(|_| DAMAGED)
     }
 
-    /// Removes the key's side files but `keep`. Nothing depends on it: what fails is left to the
-    /// next change of the key.
+    /// The side file of `key` that the record of an open file refers to.
+    pub(super) fn side_name(&self, key: &ObjectKey, file: impl AsFd) -> Option<String> {
+        let mut bytes = Vec::new();
+        match files::read_attribute(&file, ATTRIBUTE, &mut bytes).ok()? {
+            Attribute::Found => {
+                let side = Record::decode(&bytes).ok()?.side?;
+                (side.key_hash == KeyHash::of(key.as_str()).0).then(|| hex(&side.id))
+            }
+            Attribute::Absent => None,
+            Attribute::Unsupported => files::stat(file).ok().map(|stat| node_name(&stat)),
+        }
+    }
+
+    /// Removes the side file of a version that is gone. Nothing depends on it.
+    pub(super) fn drop_side(&self, key: &ObjectKey, name: &str) {
+        if let Ok(dir) = self.open_directory(&directory(&KeyHash::of(key.as_str()))) {
+            let _ = files::unlink(&dir, name);
+        }
+    }
+
+    /// Removes the key's side files but `keep`, unless versions of its history may need them.
+    /// Nothing depends on it: what fails is left to the next change of the key.
     pub(super) fn sweep_side(&self, key: &ObjectKey, keep: Option<&str>) {
         let path = directory(&KeyHash::of(key.as_str()));
         let Ok(dir) = self.open_directory(&path) else {
             return;
         };
+        match self.open_directory(&history::path(key)) {
+            Err(errno) if is_absent(errno) => {}
+            _ => return,
+        }
         let Ok(names) = files::names(&dir) else {
             return;
         };

@@ -2,6 +2,7 @@
 
 use sha2::{Digest, Sha256};
 
+use super::history::Stamp;
 use super::record::PartSize;
 use crate::engine::{Checksum, ETag, Metadata, UploadId};
 
@@ -14,6 +15,8 @@ pub(super) struct Description {
     pub(super) metadata: Metadata,
     pub(super) parts: Vec<PartSize>,
     pub(super) upload: Option<UploadId>,
+    /// `None`: the null version.
+    pub(super) version: Option<Stamp>,
 }
 
 /// Names a key, or a path, in the file names and locks of `.lobos/`: the first half of its

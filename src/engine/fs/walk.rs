@@ -82,7 +82,8 @@ impl FsBucket {
         }
     }
 
-    fn pin(&self, path: &str, patience: Patience) -> Result<(OwnedFd, Stat), Errno> {
+    /// The file or link at `path`.
+    pub(super) fn pin(&self, path: &str, patience: Patience) -> Result<(OwnedFd, Stat), Errno> {
         let flags = OFlags::PATH | OFlags::NOFOLLOW;
         let file = match patience {
             Patience::Cached => self.tree.open_cached(path, flags)?,
