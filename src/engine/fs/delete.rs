@@ -67,8 +67,8 @@ impl FsBucket {
         Ok(Deleted::Removed)
     }
 
-    /// Removes the key's file, durably. The overlay's entry goes first: while the file is there it is
-    /// invisible, and it must not come to light when the file is gone.
+    /// Removes the key's file, durably. The overlay's entry goes first: while the file is there it
+    /// is invisible, and it must not come to light when the file is gone.
     pub(super) fn remove_current(
         &self,
         lock: &KeyLock,

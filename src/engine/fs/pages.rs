@@ -9,6 +9,39 @@ use super::names::{Name, NameKind, Names};
 use crate::engine::{Entry, ObjectKey, Resume, ScanItem, ScanPage, ScanPlan};
 use crate::limits::KEY_BYTES_MAX;
 
+/// One of the two places in which keys live.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Home {
+    Tree,
+    Overlay,
+}
+
+/// In which trees a name is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Homes {
+    pub(super) tree: bool,
+    pub(super) overlay: bool,
+    /// Versions that are not the file of their key.
+    pub(super) history: bool,
+}
+
+/// The names directly below one prefix.
+#[derive(Debug)]
+pub(super) struct Level<D> {
+    pub(super) prefix: Box<str>,
+    pub(super) tree: Option<Arc<Names>>,
+    pub(super) overlay: Option<Arc<Names>>,
+    pub(super) history: Option<Arc<Names>>,
+    pub(super) dir: D,
+}
+
+/// One step of a walk.
+#[derive(Debug)]
+pub(super) enum Step<T> {
+    Object { key: ObjectKey, item: T },
+    CommonPrefix(Box<str>),
+}
+
 /// What a walk asks of the place that it walks in.
 pub(super) trait Source {
     /// An open level's means of looking at its files.
@@ -53,39 +86,6 @@ pub(super) trait Source {
         found: Found,
         key: &ObjectKey,
     ) -> Result<Option<Self::Item>, Self::Error>;
-}
-
-/// One of the two places in which keys live.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Home {
-    Tree,
-    Overlay,
-}
-
-/// In which trees a name is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Homes {
-    pub(super) tree: bool,
-    pub(super) overlay: bool,
-    /// Versions that are not the file of their key.
-    pub(super) history: bool,
-}
-
-/// The names directly below one prefix.
-#[derive(Debug)]
-pub(super) struct Level<D> {
-    pub(super) prefix: Box<str>,
-    pub(super) tree: Option<Arc<Names>>,
-    pub(super) overlay: Option<Arc<Names>>,
-    pub(super) history: Option<Arc<Names>>,
-    pub(super) dir: D,
-}
-
-/// One step of a walk.
-#[derive(Debug)]
-pub(super) enum Step<T> {
-    Object { key: ObjectKey, item: T },
-    CommonPrefix(Box<str>),
 }
 
 /// The page that `plan` asks for.
