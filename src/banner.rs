@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use crate::config::shell_quoted;
 use crate::credentials::KeyPair;
 use crate::engine::Durability;
+use crate::engine::blob::FIRST_BUCKET;
 
 /// Everything that the banner tells.
 #[derive(Debug)]
@@ -19,6 +20,8 @@ pub struct Facts {
     pub buckets: Vec<Bucket>,
     /// Its first-level directories are buckets too.
     pub root: Option<PathBuf>,
+    pub store: Option<Store>,
+    /// Of the directories.
     pub durability: Durability,
     pub region: Box<str>,
     pub access: Access,
@@ -39,6 +42,26 @@ pub struct Bucket {
     pub free_bytes: u64,
     /// What its file system cannot do.
     pub lacks: Vec<&'static str>,
+}
+
+/// The blob store.
+#[derive(Debug)]
+pub struct Store {
+    pub path: PathBuf,
+    pub size_bytes: u64,
+    pub free_bytes: u64,
+    /// How its file or device is reached.
+    pub device: &'static str,
+    /// What that way lacks, and why.
+    pub lacks: Vec<Box<str>>,
+    pub durability: Durability,
+}
+
+impl Facts {
+    /// A directory is served, or may be.
+    fn has_directories(&self) -> bool {
+        self.root.is_some() || !self.buckets.is_empty()
+    }
 }
 
 /// Who may do what, and the root user's keys.
@@ -66,6 +89,10 @@ pub fn for_people(facts: &Facts) -> String {
     {
         fact("", &address.name);
     }
+    if let Some(store) = &facts.store {
+        fact("Blob store", &store_text(store));
+        fact("Bucket", FIRST_BUCKET);
+    }
     if let Some(root) = &facts.root {
         fact("Buckets in", &root.display().to_string());
     }
@@ -81,7 +108,9 @@ pub fn for_people(facts: &Facts) -> String {
             ),
         );
     }
-    fact("Durability", facts.durability.as_str());
+    if facts.has_directories() {
+        fact("Durability", facts.durability.as_str());
+    }
     if let Some(metrics) = &facts.metrics {
         fact("Metrics", &metrics_place(metrics));
     }
@@ -120,6 +149,16 @@ pub fn for_programs(facts: &Facts) -> String {
     if let Some(endpoint) = endpoint(facts) {
         line("endpoint", &endpoint);
     }
+    if let Some(store) = &facts.store {
+        line("blob", &store.path.display().to_string());
+        line("blob_size_bytes", &store.size_bytes.to_string());
+        line("blob_free_bytes", &store.free_bytes.to_string());
+        line("blob_device", store.device);
+        for lack in &store.lacks {
+            line("blob_lacks", lack);
+        }
+        line("blob_durability", store.durability.as_str());
+    }
     if let Some(root) = &facts.root {
         line("root", &root.display().to_string());
     }
@@ -139,7 +178,9 @@ pub fn for_programs(facts: &Facts) -> String {
             );
         }
     }
-    line("durability", facts.durability.as_str());
+    if facts.has_directories() {
+        line("durability", facts.durability.as_str());
+    }
     line("region", &facts.region);
     if let Some(metrics) = &facts.metrics {
         line("metrics", &metrics_place(metrics));
@@ -190,7 +231,8 @@ pub fn exports(keys: Option<&KeyPair>, endpoint: Option<&str>, region: &str) -> 
 
 fn paste_block(facts: &Facts) -> String {
     let endpoint = endpoint(facts);
-    let bucket = facts.buckets.first().map(|bucket| bucket.name.as_str());
+    let in_store = facts.store.is_some().then_some(FIRST_BUCKET);
+    let bucket = in_store.or(facts.buckets.first().map(|bucket| bucket.name.as_str()));
     if endpoint.is_none() {
         let socket = facts.listeners.first().map(|address| address.name.as_str());
         let path = socket.unwrap_or_default().trim_start_matches("unix:");
@@ -223,10 +265,13 @@ fn starting_lines(facts: &Facts) -> String {
     let mut text = String::new();
     let root = facts.root.as_ref().map(|root| root.display().to_string());
     let buckets = facts.buckets.iter().map(|bucket| bucket.name.clone());
-    let names: Vec<String> = match root {
+    let mut names: Vec<String> = match root {
         Some(root) => vec![root],
         None => buckets.collect(),
     };
+    if facts.store.is_some() {
+        names.insert(0, FIRST_BUCKET.to_owned());
+    }
     for address in &facts.listeners {
         for name in &names {
             let _ = writeln!(
@@ -260,6 +305,20 @@ fn metrics_place(address: &Address) -> String {
         Some(_) => format!("http://{}/metrics", address.name),
         None => format!("/metrics at {}", address.name),
     }
+}
+
+/// `/srv/lobos.img  (10.0 GiB, 9.0 GiB free; io_uring; strict)`
+fn store_text(store: &Store) -> String {
+    let (size, free) = (size_text(store.size_bytes), size_text(store.free_bytes));
+    let mut reached = String::from(store.device);
+    for lack in &store.lacks {
+        let _ = write!(reached, "; {lack}");
+    }
+    let durability = store.durability.as_str();
+    format!(
+        "{}  ({size}, {free} free; {reached}; {durability})",
+        store.path.display()
+    )
 }
 
 fn lacks_text(bucket: &Bucket) -> String {
@@ -305,6 +364,7 @@ mod tests {
                 lacks: vec![],
             }],
             root: None,
+            store: None,
             durability: Durability::Strict,
             region: "us-east-1".into(),
             access,
@@ -334,6 +394,39 @@ mod tests {
             assert!(text.lines().any(|is| is == line), "{line}\n{text}");
         }
         assert!(text.contains("1.5 GiB free"), "{text}");
+    }
+
+    #[test]
+    fn a_blob_store_is_shown_with_how_its_device_is_reached() {
+        let mut facts = facts(Access::Open);
+        facts.buckets.clear();
+        facts.store = Some(Store {
+            path: "/srv/lobos.img".into(),
+            size_bytes: 10 << 30,
+            free_bytes: 9 << 30,
+            device: "thread pool",
+            lacks: vec!["io_uring is not available: Operation not permitted".into()],
+            durability: Durability::Relaxed,
+        });
+        let text = for_people(&facts);
+        for words in [
+            "/srv/lobos.img  (10.0 GiB, 9.0 GiB free; thread pool; io_uring is not available: ",
+            "; relaxed)\n",
+            "aws s3 ls s3://lobos\n",
+            "Starting S3 HTTP server for bucket lobos at 127.0.0.1:8080\n",
+        ] {
+            assert!(text.contains(words), "{words}\n{text}");
+        }
+        let text = for_programs(&facts);
+        for line in [
+            "blob: /srv/lobos.img",
+            "blob_free_bytes: 9663676416",
+            "blob_device: thread pool",
+            "blob_durability: relaxed",
+        ] {
+            assert!(text.lines().any(|is| is == line), "{line}\n{text}");
+        }
+        assert!(!text.lines().any(|line| line.starts_with("durability:")));
     }
 
     #[test]

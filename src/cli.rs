@@ -12,13 +12,13 @@ use tracing_subscriber::filter::LevelFilter;
 
 use crate::banner;
 use crate::clock::{Clock, Entropy};
-use crate::config::{Config, Listen, Log, LogFormat, Overrides, SecretText};
+use crate::config::{BlobPlace, Config, Listen, Log, LogFormat, Overrides, SecretText};
 use crate::credentials::{KeyPair, Places, StateDir};
 use crate::engine::Durability;
 use crate::server::{self, Ended, Start};
 use crate::tls;
 
-/// A fast local object store: a directory served over S3.
+/// A fast local object store: directories, or a store of its own, served over S3.
 #[derive(Debug, Parser)]
 #[command(name = "lobos", version, args_conflicts_with_subcommands = true)]
 struct Cli {
@@ -31,8 +31,8 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Serve directories as buckets
-    Serve(Serve),
+    /// Serve directories or a blob store as buckets
+    Serve(Box<Serve>),
     /// Check a configuration file and say what is wrong with it
     CheckConfig(Check),
     /// Print a fresh key pair for [[auth.user]]
@@ -71,6 +71,15 @@ struct Options {
     /// Serve each directory in DIR as a bucket and allow buckets to be created and deleted
     #[arg(long, value_name = "DIR", env = "LOBOS_ROOT", hide_env_values = true)]
     root: Option<PathBuf>,
+
+    /// Serve the blob store in a file, made with SIZE (such as 10GiB) if missing, or on a device
+    #[arg(
+        long,
+        value_name = "PATH[:SIZE]",
+        env = "LOBOS_BLOB",
+        hide_env_values = true
+    )]
+    blob: Option<BlobPlace>,
 
     /// Where to listen, ADDR:PORT or unix:PATH; may be repeated [default: 127.0.0.1:8080]
     #[arg(
@@ -283,7 +292,8 @@ fn credentials(asked: Credentials) -> Done {
 impl Options {
     /// Neither a file nor anything to serve is named.
     fn names_nothing(&self) -> bool {
-        self.config.is_none() && self.root.is_none() && self.bucket.is_empty()
+        let has_place = self.root.is_some() || self.blob.is_some() || !self.bucket.is_empty();
+        self.config.is_none() && !has_place
     }
 
     fn into_overrides(self, directories: Vec<PathBuf>) -> Result<Overrides, String> {
@@ -291,6 +301,7 @@ impl Options {
             directories,
             buckets: self.bucket,
             root: self.root,
+            blob: self.blob,
             listen: self.listen,
             domains: self.domain,
             auth: match (self.auth, self.no_auth) {

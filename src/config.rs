@@ -22,13 +22,15 @@ use zeroize::Zeroizing;
 
 use crate::engine::{BucketName, Durability};
 
-pub use units::{Listen, shell_quoted};
+pub use units::{BlobPlace, Listen, shell_quoted};
 
 /// Everything that the server is told, checked.
 #[derive(Debug)]
 pub struct Config {
     pub server: Server,
     pub filesystem: Filesystem,
+    /// `None`: there is no blob store.
+    pub blob: Option<Blob>,
     pub auth: Auth,
     pub tls: Option<Tls>,
     pub metrics: Metrics,
@@ -93,6 +95,22 @@ pub struct Filesystem {
     pub cache_bytes: u64,
     /// `None`: uploads never expire.
     pub upload_expiry: Option<Duration>,
+}
+
+impl Filesystem {
+    /// A directory is served, or may be.
+    pub fn has_buckets(&self) -> bool {
+        !self.buckets.is_empty() || self.root.is_some()
+    }
+}
+
+/// The blob store.
+#[derive(Debug)]
+pub struct Blob {
+    pub place: BlobPlace,
+    pub durability: Durability,
+    /// Transfer buffers that are kept for the next use.
+    pub buffers_bytes: usize,
 }
 
 /// Which symbolic links are followed.
@@ -201,6 +219,7 @@ pub struct Overrides {
     /// `NAME=DIR` pairs.
     pub buckets: Vec<(String, PathBuf)>,
     pub root: Option<PathBuf>,
+    pub blob: Option<BlobPlace>,
     pub listen: Vec<Listen>,
     pub domains: Vec<String>,
     pub auth: Option<bool>,
@@ -260,16 +279,17 @@ fn parse(name: &str, source: &str) -> Result<raw::File, ConfigError> {
 
 fn build(raw: raw::File, base: &Path, overrides: Overrides) -> Result<Config, ConfigError> {
     let auth = build_auth(raw.auth, base, overrides.root_user)?;
-    let filesystem = build_filesystem(
-        raw.filesystem,
-        base,
-        Places {
-            directories: overrides.directories,
-            buckets: overrides.buckets,
-            root: overrides.root,
-        },
-        overrides.durability,
-    )?;
+    let places = Places {
+        directories: overrides.directories,
+        buckets: overrides.buckets,
+        root: overrides.root,
+        blob: overrides.blob,
+    };
+    let blob = build_blob(raw.blob, base, &places, overrides.durability)?;
+    let filesystem = build_filesystem(raw.filesystem, base, places, overrides.durability)?;
+    if !filesystem.has_buckets() && blob.is_none() {
+        return Err(invalid(NOTHING_TO_SERVE));
+    }
     let server = raw.server;
     let listen = Some(overrides.listen)
         .filter(|listen| !listen.is_empty())
@@ -298,6 +318,7 @@ fn build(raw: raw::File, base: &Path, overrides: Overrides) -> Result<Config, Co
             timeouts: build_timeouts(&server.timeouts)?,
         },
         filesystem,
+        blob,
         auth,
         tls: raw.tls.map(|tls| Tls {
             cert: base.join(tls.cert),
@@ -461,6 +482,47 @@ struct Places {
     directories: Vec<PathBuf>,
     buckets: Vec<(String, PathBuf)>,
     root: Option<PathBuf>,
+    blob: Option<BlobPlace>,
+}
+
+impl Places {
+    /// The command line says what to serve; the file does not.
+    fn are_told(&self) -> bool {
+        !self.directories.is_empty()
+            || !self.buckets.is_empty()
+            || self.root.is_some()
+            || self.blob.is_some()
+    }
+}
+
+fn build_blob(
+    raw: raw::Blob,
+    base: &Path,
+    places: &Places,
+    durability: Option<Durability>,
+) -> Result<Option<Blob>, ConfigError> {
+    let in_file = match (raw.path, raw.size) {
+        (None, Some(_)) => return Err(invalid("`blob.size` is given and `blob.path` is not")),
+        (None, None) => None,
+        (Some(path), size) => Some(BlobPlace {
+            path: base.join(path),
+            size_bytes: size.map(|size| size.bytes),
+        }),
+    };
+    let buffers = raw.buffers.map_or(64 << 20, |size| size.bytes);
+    let buffers_bytes = usize::try_from(buffers)
+        .ok()
+        .filter(|bytes| *bytes <= BLOB_BUFFERS_MAX)
+        .ok_or_else(|| invalid("`blob.buffers` must be at most 64 GiB"))?;
+    let place = match places.are_told() {
+        true => places.blob.clone(),
+        false => in_file,
+    };
+    Ok(place.map(|place| Blob {
+        place,
+        durability: durability.or(raw.durability).unwrap_or_default(),
+        buffers_bytes,
+    }))
 }
 
 fn build_filesystem(
@@ -469,9 +531,7 @@ fn build_filesystem(
     places: Places,
     durability: Option<Durability>,
 ) -> Result<Filesystem, ConfigError> {
-    let told =
-        !places.directories.is_empty() || !places.buckets.is_empty() || places.root.is_some();
-    let (named, root) = if told {
+    let (named, root) = if places.are_told() {
         (places.buckets, places.root)
     } else {
         let named = raw
@@ -502,12 +562,6 @@ fn build_filesystem(
                 dir.display()
             )));
         }
-    }
-    if buckets.is_empty() && root.is_none() {
-        return Err(invalid(
-            "there is nothing to serve; name a directory (lobos serve DIR), --root DIR, or \
-             `root` or `buckets` in [filesystem]",
-        ));
     }
     let expiry = raw.upload_expiry.unwrap_or(units::Span {
         seconds: 7 * 86_400,
@@ -674,4 +728,7 @@ fn invalid(text: &str) -> ConfigError {
 
 /// Name and id of the root user that is not named otherwise.
 const ROOT: &str = "root";
+const NOTHING_TO_SERVE: &str = "there is nothing to serve; name a directory (lobos serve DIR), \
+     --root DIR or --blob PATH:SIZE, or `root` or `buckets` in [filesystem], or `path` in [blob]";
 const IN_FLIGHT_MAX: usize = 1 << 40;
+const BLOB_BUFFERS_MAX: usize = 64 << 30;

@@ -18,4 +18,5 @@ pub mod pace;
 pub mod s3;
 pub mod server;
 pub mod shard;
+pub mod store;
 pub mod tls;

@@ -15,21 +15,23 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tokio_rustls::rustls::ServerConfig;
 
-use crate::banner::{Access, Address, Bucket, Facts};
+use crate::banner::{Access, Address, Bucket, Facts, Store};
 use crate::budget::Budget;
 use crate::clock::{Clock, Entropy};
 use crate::config::{self, Config, SecretText};
 use crate::conn::App;
 use crate::control::Control;
 use crate::credentials::{Places, StateDir, StateError};
-use crate::engine::Engine;
+use crate::engine::blob::BlobEngine;
 use crate::engine::fs::{FsEngine, FsOpenError, FsSettings, Mount, Symlinks};
+use crate::engine::{Engine, Engines, EnginesError};
 use crate::listen::{ListenError, Listener};
 use crate::metrics::Metrics;
 use crate::pace::PaceLimits;
 use crate::s3::auth::{DuplicateKey, Gate, GateSettings, Secret, User, Users};
 use crate::s3::{Local, S3, S3Settings};
 use crate::shard::{Accepted, Phase, Shard, ShardSettings, Socket};
+use crate::store::{self, StoreError};
 use crate::tls::{self, TlsError};
 
 /// What a process passes in: the outside world.
@@ -52,6 +54,10 @@ pub enum StartError {
     #[error(transparent)]
     Storage(#[from] FsOpenError),
     #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error(transparent)]
+    Engines(#[from] EnginesError),
+    #[error(transparent)]
     Users(#[from] DuplicateKey),
     #[error(transparent)]
     Tls(#[from] TlsError),
@@ -73,37 +79,67 @@ pub fn run(
     let listeners = listeners(&config.server)?;
     let state = StateDir::open(config.server.state_dir.as_deref(), &start.places)?;
     let (users, access) = users(&config, &state, &start.entropy)?;
-    let engine = FsEngine::open(
-        fs_settings(&config.filesystem, state.installation(&start.entropy)?),
-        start.clock.clone(),
-        start.entropy.clone(),
-    )?;
+    let installation = state.installation(&start.entropy)?;
+    let runtime = Builder::new_current_thread()
+        .enable_all()
+        .build_local(LocalOptions::default())?;
+    let engines = runtime.block_on(open_engines(&config, installation, &start))?;
     let scraped = metrics_listener(&config.metrics)?;
-    let facts = facts(&config, &listeners, scraped.as_ref(), &engine, access);
-    let s3 = Arc::new(s3(&config.server, config.auth.sigv2, users, engine, start));
+    let facts = facts(&config, &listeners, scraped.as_ref(), &engines, access);
+    let s3 = Arc::new(s3(&config.server, config.auth.sigv2, users, engines, start));
     let metrics = Arc::clone(s3.metrics());
+    let stop_max = config.server.timeouts.stop;
     let server = Server::start(&s3, settings(config, listeners, tls), metrics)?;
     let _control = scraped
         .map(|listener| Control::start(listener, Arc::clone(&s3)))
         .transpose()?;
-    let runtime = Builder::new_current_thread()
-        .enable_all()
-        .build_local(LocalOptions::default())?;
     let ended = runtime.block_on(async {
         let signals = process_signals()?;
         announce(&facts);
         tell_manager(&NotifyState::Ready);
         let ended = server.run(signals).await;
-        if ended == Ended::Clean
-            && let Err(error) = s3.engine().close().await
-        {
-            tracing::error!(%error, "the storage was not closed; the next start has more to do");
+        if ended == Ended::Clean {
+            close_engines(s3.engines(), stop_max).await;
         }
         Ok(ended)
     });
     // After a second signal a thread still waits for the shards; a mere drop would wait for it.
     runtime.shutdown_background();
     ended
+}
+
+/// All that is served. The blob store is first: it gets the buckets that clients make.
+async fn open_engines(
+    config: &Config,
+    installation: [u8; 16],
+    start: &Start,
+) -> Result<Engines, StartError> {
+    let (clock, entropy) = (&start.clock, &start.entropy);
+    let mut engines = Vec::new();
+    if let Some(blob) = &config.blob {
+        let store = store::open(blob, clock.clone(), entropy.clone()).await?;
+        engines.push(Engine::Blob(store));
+    }
+    if config.filesystem.has_buckets() {
+        let settings = fs_settings(&config.filesystem, installation);
+        let fs = FsEngine::open(settings, clock.clone(), entropy.clone())?;
+        engines.push(Engine::Fs(fs));
+    }
+    Ok(Engines::new(engines).await?)
+}
+
+/// The shards have ended: nothing more is asked of the engines. What does not end in `max` costs
+/// the next start a longer replay, and no data.
+async fn close_engines(engines: &Engines, max: Duration) {
+    for engine in engines {
+        match tokio::time::timeout(max, engine.close()).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => {
+                tracing::error!(%error, "the storage was not closed; the next start has more to do");
+            }
+            Err(_) => tracing::error!("the storage was not closed in time"),
+        }
+    }
 }
 
 /// The sockets that were handed in, or else the configured addresses.
@@ -198,7 +234,7 @@ fn fs_settings(filesystem: &config::Filesystem, installation: [u8; 16]) -> FsSet
     }
 }
 
-fn s3(server: &config::Server, sigv2: bool, users: Users, engine: FsEngine, start: Start) -> S3 {
+fn s3(server: &config::Server, sigv2: bool, users: Users, engines: Engines, start: Start) -> S3 {
     let users = Arc::new(ArcSwap::from_pointee(users));
     let gate = GateSettings {
         users: Arc::clone(&users),
@@ -209,7 +245,7 @@ fn s3(server: &config::Server, sigv2: bool, users: Users, engine: FsEngine, star
     let limits = &server.limits;
     let budget = Budget::new(limits.in_flight_bytes, limits.in_flight_wait);
     S3::new(S3Settings {
-        engine: Engine::Fs(engine),
+        engines,
         gate: Gate::new(gate, start.clock.clone()),
         users,
         region: server.region.clone(),
@@ -224,7 +260,7 @@ fn facts(
     config: &Config,
     listeners: &[Listener],
     scraped: Option<&Listener>,
-    engine: &FsEngine,
+    engines: &Engines,
     access: Access,
 ) -> Facts {
     let address = |listener: &Listener| Address {
@@ -237,15 +273,35 @@ fn facts(
         free_bytes: mount.free_bytes,
         lacks: mount.lacks,
     };
+    let (mut buckets, mut store) = (Vec::new(), None);
+    for engine in engines {
+        match engine {
+            Engine::Fs(fs) => buckets.extend(fs.mounts().into_iter().map(bucket)),
+            Engine::Blob(blob) => store = config.blob.as_ref().map(|said| store_facts(said, blob)),
+        }
+    }
     Facts {
         listeners: listeners.iter().map(address).collect(),
         tls: config.tls.is_some(),
         metrics: scraped.map(address),
-        buckets: engine.mounts().into_iter().map(bucket).collect(),
+        buckets,
         root: config.filesystem.root.clone(),
+        store,
         durability: config.filesystem.durability,
         region: config.server.region.clone(),
         access,
+    }
+}
+
+fn store_facts(said: &config::Blob, engine: &BlobEngine) -> Store {
+    let device = engine.device().describe();
+    Store {
+        path: said.place.path.clone(),
+        size_bytes: engine.size_bytes(),
+        free_bytes: engine.free_bytes(),
+        device: device.kind.name(),
+        lacks: device.missing,
+        durability: engine.durability(),
     }
 }
 

@@ -15,6 +15,7 @@ use super::{LogFormat, SecretText, Symlinks};
 pub(super) struct File {
     pub server: Server,
     pub filesystem: Filesystem,
+    pub blob: Blob,
     pub auth: Auth,
     pub tls: Option<Tls>,
     pub metrics: Metrics,
@@ -66,6 +67,15 @@ pub(super) struct Filesystem {
     pub dir_mode: Option<Mode>,
     pub cache: Option<Size>,
     pub upload_expiry: Option<Span>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Blob {
+    pub path: Option<PathBuf>,
+    pub size: Option<Size>,
+    pub durability: Option<Durability>,
+    pub buffers: Option<Size>,
 }
 
 #[derive(Debug, Default, Deserialize)]

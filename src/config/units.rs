@@ -25,6 +25,37 @@ impl FromStr for Size {
     }
 }
 
+/// Where a blob store lies, as it is written: `/srv/lobos.img`, `lobos.img:10GiB`, `/dev/nvme1n1`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BlobPlace {
+    pub path: PathBuf,
+    /// Of the file, if it has to be made.
+    pub size_bytes: Option<u64>,
+}
+
+impl FromStr for BlobPlace {
+    type Err = String;
+
+    /// What stands behind the last colon is a size if it begins with a digit.
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (path, size) = match text.rsplit_once(':') {
+            Some((path, size)) if size.starts_with(|c: char| c.is_ascii_digit()) => {
+                (path, Some(size.parse::<Size>()?.bytes))
+            }
+            _ => (text, None),
+        };
+        if path.is_empty() {
+            return Err(
+                "the path is missing; write PATH or PATH:SIZE, such as lobos.img:10GiB".into(),
+            );
+        }
+        Ok(Self {
+            path: path.into(),
+            size_bytes: size,
+        })
+    }
+}
+
 /// A span of time in whole seconds: an integer, or text such as `"30s"` or `"7d"`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Span {

@@ -4,6 +4,7 @@
 use std::fmt::{Display, Write as _};
 
 use crate::engine::Engine;
+use crate::engine::fs::FsEngine;
 use crate::s3::S3;
 
 /// The two formats that scrapers ask for.
@@ -39,7 +40,13 @@ pub(super) fn page(s3: &S3, format: Format) -> String {
     page.sample("lobos_build_info", &[("version", VERSION)], 1);
     requests(&mut page, s3);
     traffic(&mut page, s3);
-    storage(&mut page, s3.engine());
+    for engine in s3.engines() {
+        match engine {
+            Engine::Fs(fs) => directories(&mut page, fs),
+            // Its families come with the next commit.
+            Engine::Blob(_) => {}
+        }
+    }
     process(&mut page);
     page.finish()
 }
@@ -141,9 +148,7 @@ fn traffic(page: &mut Page, s3: &S3) {
     }
 }
 
-fn storage(page: &mut Page, engine: &Engine) {
-    // What the blob engine has to tell comes with the command that serves it.
-    let Engine::Fs(fs) = engine else { return };
+fn directories(page: &mut Page, fs: &FsEngine) {
     let mounts = fs.mounts();
     page.family(
         "lobos_bucket_free_bytes",

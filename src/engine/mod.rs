@@ -38,6 +38,7 @@
 //! `tests/engine_contract.rs` holds every engine to this page.
 
 pub mod blob;
+mod engines;
 pub mod fs;
 mod types;
 mod uploads_page;
@@ -47,6 +48,7 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 
+pub use engines::{Engines, EnginesError};
 pub use types::{
     BucketConfig, BucketInfo, BucketName, Checksum, ChecksumAlgorithm, ChecksumKind, Commit,
     CompletePlan, Condition, Deleted, Durability, ETag, EngineError, Entry, InvalidName, Metadata,
@@ -55,7 +57,7 @@ pub use types::{
     Versioning, VersionsPage, VersionsPlan, VersionsResume,
 };
 
-/// Everything that is served by this process: finds a bucket by its name and makes new ones.
+/// One place where buckets are: finds a bucket by its name and makes new ones.
 #[derive(Debug)]
 pub enum Engine {
     Fs(fs::FsEngine),

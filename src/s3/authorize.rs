@@ -41,7 +41,7 @@ async fn enter_as(
     expecting: &str,
 ) -> Result<Bucket, S3Error> {
     let bucket = s3
-        .engine
+        .engines
         .bucket(name)
         .await
         .map_err(|error| named(error.into(), name))?;

@@ -19,7 +19,7 @@ pub(super) async fn create(call: Call<'_>, name: &BucketName) -> Result<Reply, S
     let (payload, _room) = call.payload(Want::default()).await?;
     let body = payload.collect(XML_BYTES_MAX).await?;
     check_location(&body, &s3.region)?;
-    match s3.engine.bucket(name).await {
+    match s3.engines.bucket(name).await {
         Ok(bucket) => {
             let config = bucket.config().await?;
             if *owner_id(s3, &config) != *user.id {
@@ -31,7 +31,7 @@ pub(super) async fn create(call: Call<'_>, name: &BucketName) -> Result<Reply, S
         }
         Err(EngineError::NoSuchBucket) => {
             let config = BucketConfig::new(Some(user.id.clone()), s3.clock.now());
-            s3.engine
+            s3.engines
                 .create_bucket(name, config)
                 .await
                 .map_err(|error| named(error.into(), name))?;
@@ -82,7 +82,7 @@ pub(super) async fn head(call: &Call<'_>) -> Result<Reply, S3Error> {
 
 pub(super) async fn delete(call: &Call<'_>, name: &BucketName) -> Result<Reply, S3Error> {
     call.s3
-        .engine
+        .engines
         .delete_bucket(name)
         .await
         .map_err(|error| named(error.into(), name))?;

@@ -87,8 +87,9 @@ impl From<EngineError> for S3Error {
             EngineError::BucketNotEmpty => Self::new(Code::BucketNotEmpty),
             EngineError::BucketsAreFixed => Self::with_message(
                 Code::AccessDenied,
-                "The buckets of this server are the directories it was started with. \
-                 Start it with --root DIR to create and delete buckets.",
+                "Directories that this server was started with, and the bucket `lobos` of a blob \
+                 store, cannot be deleted. Other buckets can be created and deleted if it is \
+                 started with --root DIR or --blob PATH:SIZE.",
             ),
             EngineError::ConfigTooLarge => Self::with_message(
                 Code::InvalidRequest,

@@ -54,13 +54,13 @@ use route::Operation;
 
 use crate::budget::Budget;
 use crate::clock::{Clock, Entropy};
-use crate::engine::{Bucket, Engine};
+use crate::engine::{Bucket, Engines};
 use crate::metrics::Metrics;
 
 /// What the S3 layer is made of.
 #[derive(Debug)]
 pub struct S3Settings {
-    pub engine: Engine,
+    pub engines: Engines,
     pub gate: Gate,
     pub users: Arc<ArcSwap<Users>>,
     /// The region that GetBucketLocation answers.
@@ -76,7 +76,7 @@ pub struct S3Settings {
 /// The S3 service; one for all shards.
 #[derive(Debug)]
 pub struct S3 {
-    engine: Engine,
+    engines: Engines,
     gate: Gate,
     users: Arc<ArcSwap<Users>>,
     region: Box<str>,
@@ -90,7 +90,7 @@ pub struct S3 {
 impl S3 {
     pub fn new(settings: S3Settings) -> Self {
         let S3Settings {
-            engine,
+            engines,
             gate,
             users,
             region,
@@ -101,7 +101,7 @@ impl S3 {
         } = settings;
         let request_ids = RequestIds::new(&entropy);
         Self {
-            engine,
+            engines,
             gate,
             users,
             region,
@@ -113,8 +113,8 @@ impl S3 {
         }
     }
 
-    pub fn engine(&self) -> &Engine {
-        &self.engine
+    pub fn engines(&self) -> &Engines {
+        &self.engines
     }
 
     /// What this process counts.

@@ -22,7 +22,7 @@ pub(super) async fn list_buckets(call: &Call<'_>) -> Result<Reply, S3Error> {
     let prefix = call.query.get("prefix").unwrap_or("");
     let after = call.query.get("continuation-token").unwrap_or("");
     let region = call.query.get("bucket-region").unwrap_or(&call.s3.region);
-    let mut buckets = call.s3.engine.list_buckets().await?;
+    let mut buckets = call.s3.engines.list_buckets().await?;
     buckets.retain(|bucket| {
         let name = bucket.name.as_str();
         let mine = user.root || *owner_id(call.s3, &bucket.config) == *user.id;

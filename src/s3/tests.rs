@@ -20,7 +20,7 @@ use super::{S3, S3Settings, handle, range, virtual_bucket};
 use crate::budget::Budget;
 use crate::clock::{Clock, Entropy};
 use crate::engine::fs::{FsEngine, FsSettings, Symlinks};
-use crate::engine::{BucketConfig, BucketName, Durability, Engine, ObjectKey};
+use crate::engine::{BucketConfig, BucketName, Durability, Engine, Engines, ObjectKey};
 
 /// A body whose first read panics, as a bug in a verb would.
 struct Panics;
@@ -116,7 +116,7 @@ async fn open_service(root: &std::path::Path) -> S3 {
         required: false,
     };
     S3::new(S3Settings {
-        engine,
+        engines: Engines::new(vec![engine]).await.unwrap(),
         gate: Gate::new(gate, clock.clone()),
         users,
         region: "us-east-1".into(),

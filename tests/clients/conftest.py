@@ -12,6 +12,11 @@ from typing import Any
 import pytest
 
 from lobos import BINARY, Lobos
+from stored import Stored
+
+# "fs" or "blob": where the buckets of `site` and `rooted` are.
+ENGINE = os.environ.get("LOBOS_TEST_ENGINE", "fs")
+assert ENGINE in ("fs", "blob"), f"LOBOS_TEST_ENGINE={ENGINE}: it is fs or blob"
 
 for name in [name for name in os.environ if name.startswith("AWS_")]:
     del os.environ[name]
@@ -50,12 +55,15 @@ def start(tmp_path):
 
 @dataclass
 class Site:
-    """A server, its one bucket, the directory that is the bucket, and a client."""
+    """A server, its one bucket, the directory that is the bucket (or what stands for it in a blob
+    store), and a client."""
 
     server: Lobos
     bucket: str
-    directory: Path
+    directory: Path | Stored
     s3: Any
+    # Buckets that are always there beside it.
+    others: tuple = ()
 
     def put(self, key, body=b"", **more):
         return self.s3.put_object(Bucket=self.bucket, Key=key, Body=body, **more)
@@ -69,6 +77,15 @@ class Site:
     def head(self, key, **more):
         return self.s3.head_object(Bucket=self.bucket, Key=key, **more)
 
+    def buckets(self, *made):
+        """The names of all buckets, where these were made."""
+        return sorted([self.bucket, *self.others, *made])
+
+    def plain_files(self):
+        """Skips a test that is about the directory where the bucket is none."""
+        if isinstance(self.directory, Stored):
+            pytest.skip("about plain files")
+
     def keys(self, **more):
         """Every key, through as many pages as it takes."""
         pages = self.s3.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, **more)
@@ -76,8 +93,19 @@ class Site:
 
 
 @pytest.fixture
-def site(start, tmp_path):
+def image(tmp_path):
+    """Where a blob store may be made. Its space is reserved, so it does not stay for pytest's
+    three runs."""
+    image = tmp_path / "store.img"
+    yield image
+    image.unlink(missing_ok=True)
+
+
+@pytest.fixture
+def site(start, tmp_path, image):
     """`lobos serve DIR` on an empty directory named `demo`."""
+    if ENGINE == "blob":
+        return in_a_store(start, image)
     directory = tmp_path / "demo"
     directory.mkdir()
     server = start("serve", directory, "--listen", "127.0.0.1:0")
@@ -85,13 +113,23 @@ def site(start, tmp_path):
 
 
 @pytest.fixture
-def rooted(start, tmp_path):
+def rooted(start, tmp_path, image):
     """`lobos serve --root DIR` with one bucket `demo`, made through S3."""
+    if ENGINE == "blob":
+        return in_a_store(start, image)
     root = tmp_path / "root"
     server = start("serve", "--root", root, "--listen", "127.0.0.1:0")
     s3 = server.client()
     s3.create_bucket(Bucket="demo")
     return Site(server, "demo", root / "demo", s3)
+
+
+def in_a_store(start, image):
+    """`lobos serve --blob FILE:SIZE` with a bucket `demo`, made through S3."""
+    server = start("serve", "--blob", f"{image}:192MiB", "--listen", "127.0.0.1:0")
+    s3 = server.client()
+    s3.create_bucket(Bucket="demo")
+    return Site(server, "demo", Stored(s3, ("demo",)), s3, others=("lobos",))
 
 
 @pytest.fixture

@@ -150,6 +150,7 @@ def test_encoding_type_url(site):
 
 
 def test_lobos_own_directory_is_hidden(site):
+    site.plain_files()
     site.put("a", b"1")
     site.put("a/b", b"2")
     assert (site.directory / ".lobos").is_dir(), "the second key needs the overlay"

@@ -195,6 +195,7 @@ def test_a_reader_keeps_the_version_it_opened(site, payload):
 
 
 def test_buckets_of_a_served_directory_are_fixed(site):
+    site.plain_files()
     status, code, message = refused(site.s3.create_bucket, Bucket="another")
     assert (status, code) == (403, "AccessDenied")
     assert "--root" in message

@@ -20,7 +20,7 @@ def files(rooted):
 def test_buckets_are_made_with_a_region_and_removed(rooted, files):
     files.mkdir("second", region_name="us-east-1")
     assert (rooted.directory.parent / "second").is_dir()
-    assert sorted(files.ls("")) == ["demo", "second"]
+    assert sorted(files.ls("")) == rooted.buckets("second")
     files.rmdir("second")
     assert not (rooted.directory.parent / "second").exists()
 

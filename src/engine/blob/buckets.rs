@@ -9,7 +9,7 @@ use super::core::Core;
 use super::record::{Change, ItemKey, Table};
 use super::recover::{self, BlobOpenError, BlobSettings};
 use crate::clock::Entropy;
-use crate::engine::{BucketConfig, BucketInfo, BucketName, EngineError};
+use crate::engine::{BucketConfig, BucketInfo, BucketName, Durability, EngineError};
 use crate::io::device::Device;
 
 /// An open store.
@@ -34,6 +34,31 @@ impl BlobEngine {
     pub async fn open(device: Device, settings: BlobSettings) -> Result<Self, BlobOpenError> {
         let core = recover::open(device, settings).await?;
         Ok(Self { core })
+    }
+
+    /// Makes the bucket that is always there, if it is not: the root user's.
+    pub async fn ensure_first_bucket(&self) -> Result<(), EngineError> {
+        let name = BucketName::parse(FIRST_BUCKET).map_err(|_| EngineError::NoSuchBucket)?;
+        let config = BucketConfig::new(None, self.core.clock.now());
+        match self.bucket(&name).await {
+            Err(EngineError::NoSuchBucket) => self.create_bucket(&name, config).await,
+            Ok(_) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The device, for what is to be said of it.
+    pub fn device(&self) -> &Device {
+        &self.core.device
+    }
+
+    pub fn durability(&self) -> Durability {
+        self.core.durability
+    }
+
+    /// Bytes of the device that the store uses.
+    pub fn size_bytes(&self) -> u64 {
+        self.core.superblock().size_blocks * super::layout::BLOCK
     }
 
     /// See [`crate::engine::Engine::close`]. The next start has nothing to replay.
@@ -103,6 +128,9 @@ impl BlobEngine {
 
     /// See [`crate::engine::Engine::delete_bucket`].
     pub async fn delete_bucket(&self, name: &BucketName) -> Result<(), EngineError> {
+        if name.as_str() == FIRST_BUCKET {
+            return Err(EngineError::BucketsAreFixed);
+        }
         let state = self.bucket(name).await?.state;
         let item = bucket_item(name);
         self.core
@@ -117,6 +145,9 @@ impl BlobEngine {
             .await
     }
 }
+
+/// Every store has this bucket; it cannot be deleted.
+pub const FIRST_BUCKET: &str = "lobos";
 
 pub(super) fn bucket_item(name: &BucketName) -> ItemKey {
     ItemKey {

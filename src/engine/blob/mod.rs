@@ -35,7 +35,7 @@ mod transfer;
 mod versions;
 
 pub use bucket::BlobBucket;
-pub use buckets::BlobEngine;
+pub use buckets::{BlobEngine, FIRST_BUCKET};
 pub use get::{BlobByteStream, BlobReader};
 pub use put::BlobWriter;
 pub use recover::{BlobOpenError, BlobSettings};
