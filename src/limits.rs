@@ -19,6 +19,16 @@ pub const DELETE_KEYS_MAX: usize = 1000;
 /// User metadata of one object: sum of the bytes of names and values (S3).
 pub const USER_METADATA_BYTES_MAX: usize = 2048;
 
+/// Tags of one object, and of one bucket (S3).
+pub const OBJECT_TAGS_MAX: usize = 10;
+pub const BUCKET_TAGS_MAX: usize = 50;
+/// Characters of a tag's key, and of its value (S3).
+pub const TAG_KEY_CHARS_MAX: usize = 128;
+pub const TAG_VALUE_CHARS_MAX: usize = 256;
+/// CORS rules of one bucket, and the bytes of their document (S3).
+pub const CORS_RULES_MAX: usize = 100;
+pub const CORS_XML_BYTES_MAX: usize = 64 << 10;
+
 /// Request line and headers together; checked after parsing, before anything else looks at them.
 pub const HEAD_BYTES_MAX: usize = 16 << 10;
 /// Headers of one request.

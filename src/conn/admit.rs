@@ -7,7 +7,7 @@ use http::request::Parts;
 use http::{HeaderValue, Method, Version};
 
 use crate::limits::{HEAD_BYTES_MAX, HEADERS_MAX};
-use crate::s3::{Code, Local, S3Error, without_port};
+use crate::s3::{Code, ForeignPage, Local, S3Error, without_port};
 
 /// Who may talk to a server without authentication. A browser carries every page's requests to
 /// loopback addresses, so the page's origin and the name that it used are checked.
@@ -25,7 +25,8 @@ pub(super) enum Admitted {
 }
 
 /// Refuses heads that two readers could understand differently, heads that are too large, and
-/// without authentication those that a foreign page may have sent. After it the head has exactly
+/// without authentication those that came by a name which a foreign page may have. What such a
+/// page sent otherwise is marked as [`ForeignPage`]. After it the head has exactly
 /// one Host header, for HTTP/2 too.
 pub(super) fn admit(
     head: &mut Parts,
@@ -41,8 +42,10 @@ pub(super) fn admit(
             _ => Err(S3Error::new(Code::MethodNotAllowed)),
         };
     }
-    if let Some(rules) = open {
-        check_open(rules, local, &head.headers)?;
+    if let Some(rules) = open
+        && check_open(rules, local, &head.headers)? == Page::Foreign
+    {
+        head.extensions.insert(ForeignPage);
     }
     Ok(Admitted::Request)
 }
@@ -120,7 +123,16 @@ fn is_host_byte(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_' | b':' | b'[' | b']' | b'%')
 }
 
-fn check_open(rules: &OpenRules, local: &Local, headers: &HeaderMap) -> Result<(), S3Error> {
+/// Whose page caused a request, as its Origin says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Page {
+    /// None, or one of this machine.
+    Local,
+    /// Another one, which a bucket's CORS rules must name.
+    Foreign,
+}
+
+fn check_open(rules: &OpenRules, local: &Local, headers: &HeaderMap) -> Result<Page, S3Error> {
     let host = headers
         .get(header::HOST)
         .and_then(|host| host.to_str().ok());
@@ -133,13 +145,12 @@ fn check_open(rules: &OpenRules, local: &Local, headers: &HeaderMap) -> Result<(
         ));
     }
     let mut origins = headers.get_all(header::ORIGIN).iter();
-    if !origins.all(|origin| origin_host(origin).is_some_and(is_loopback)) {
-        return Err(S3Error::with_message(
-            Code::AccessDenied,
-            "This server has no authentication and refuses requests of foreign web pages.",
-        ));
+    match (origins.next(), origins.next()) {
+        (None, _) => Ok(Page::Local),
+        (Some(origin), None) if origin_host(origin).is_some_and(is_loopback) => Ok(Page::Local),
+        (Some(_), None) => Ok(Page::Foreign),
+        (Some(_), Some(_)) => Err(refused("There is more than one Origin header.")),
     }
-    Ok(())
 }
 
 /// A loopback name, one under it (`<bucket>.localhost`), or one under a configured domain.
@@ -292,13 +303,17 @@ mod tests {
             ip: Some([127, 0, 0, 2].into()),
             host: None,
         };
-        let enters = |headers: &[(&str, &str)]| {
+        // Whether the request comes in, and whether it is marked as a foreign page's.
+        let verdict = |headers: &[(&str, &str)]| {
             let mut request = http::Request::builder().uri("/demo");
             for (name, value) in headers {
                 request = request.header(*name, *value);
             }
-            admit(&mut head(request), Some(&rules), &local).is_ok()
+            let mut head = head(request);
+            let enters = admit(&mut head, Some(&rules), &local).is_ok();
+            (enters, head.extensions.get::<ForeignPage>().is_some())
         };
+        let enters = |headers: &[(&str, &str)]| verdict(headers) == (true, false);
         for host in [
             "localhost",
             "LocalHost:8080",
@@ -344,8 +359,15 @@ mod tests {
             "",
             "file://",
         ] {
-            assert!(!origin(page), "{page}");
+            let headers = [("host", "localhost"), ("origin", page)];
+            assert_eq!(verdict(&headers), (true, true), "{page}");
         }
+        let twice = [
+            ("host", "localhost"),
+            ("origin", "http://localhost"),
+            ("origin", "null"),
+        ];
+        assert!(!verdict(&twice).0);
     }
 
     #[test]

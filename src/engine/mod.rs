@@ -32,8 +32,8 @@
 //! current entry; a delete marker is none.
 //!
 //! # What comes next
-//! Tags, retention and legal hold are fields of [`Entry`] that `set_metadata` changes. The on-disk
-//! record is extensible for them (see `docs/design.md`).
+//! Retention and legal hold are fields of [`Entry`]. The on-disk record is extensible for them (see
+//! `docs/design.md`).
 //!
 //! `tests/engine_contract.rs` holds every engine to this page.
 
@@ -53,8 +53,8 @@ pub use types::{
     BucketConfig, BucketInfo, BucketName, Checksum, ChecksumAlgorithm, ChecksumKind, Commit,
     CompletePlan, Condition, Deleted, Durability, ETag, EngineError, Entry, InvalidName, Metadata,
     ObjectKey, Part, PartRef, PartsPage, Precondition, Range, Resume, ScanItem, ScanPage, ScanPlan,
-    Upload, UploadId, UploadPlan, UploadsPage, UploadsPlan, UserMetadata, VersionId, VersionItem,
-    Versioning, VersionsPage, VersionsPlan, VersionsResume,
+    Tags, Upload, UploadId, UploadPlan, UploadsPage, UploadsPlan, UserMetadata, VersionId,
+    VersionItem, Versioning, VersionsPage, VersionsPlan, VersionsResume,
 };
 
 /// One place where buckets are: finds a bucket by its name and makes new ones.
@@ -231,6 +231,14 @@ impl Bucket {
         match self {
             Self::Fs(bucket) => bucket.set_metadata(key, metadata, precondition).await,
             Self::Blob(bucket) => bucket.set_metadata(key, metadata, precondition).await,
+        }
+    }
+
+    /// Replaces the tags of the current entry. Everything else of it stays, its time too.
+    pub async fn set_tags(&self, key: &ObjectKey, tags: Tags) -> Result<Arc<Entry>, EngineError> {
+        match self {
+            Self::Fs(bucket) => bucket.set_tags(key, tags).await,
+            Self::Blob(bucket) => bucket.set_tags(key, tags).await,
         }
     }
 

@@ -180,10 +180,15 @@ pub struct Metadata {
     pub website_redirect: Option<Box<str>>,
     /// Names in lower case without `x-amz-meta-`, in the order they came.
     pub user: UserMetadata,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub tags: Tags,
 }
 
 /// Names and values of user metadata.
 pub type UserMetadata = Vec<(Box<str>, Box<str>)>;
+
+/// Keys and values of an object's or a bucket's tags, in the order they came.
+pub type Tags = Vec<(Box<str>, Box<str>)>;
 
 /// One object as HEAD shows it.
 #[derive(Clone, Debug, PartialEq, Eq)]

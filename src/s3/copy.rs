@@ -25,7 +25,7 @@ pub(super) async fn object(
     let asked = &call.head.headers;
     headers::refuse_unsupported(asked)?;
     let replace = directive(asked, "x-amz-metadata-directive")?;
-    directive(asked, "x-amz-tagging-directive")?;
+    let replace_tags = directive(asked, "x-amz-tagging-directive")?;
     let wanted = wanted_algorithm(asked)?;
     let precondition = conditions::of_write(asked)?;
     let (source, from) = source(call).await?;
@@ -37,15 +37,11 @@ pub(super) async fn object(
         ));
     }
     let given = headers::metadata(asked)?;
-    let metadata = if replace {
-        given
-    } else {
-        copied_metadata(&source.reader, given)
-    };
+    let metadata = new_metadata(&source.reader, given, replace, replace_tags);
     let checksum = source.reader.entry().checksum.clone();
     let recompute = needs_hashing(checksum.as_ref(), wanted);
     let entry = if from == *object && recompute.is_none() {
-        if !replace && metadata == source.reader.entry().metadata {
+        if !replace && !replace_tags && metadata == source.reader.entry().metadata {
             return Err(illegal_self_copy());
         }
         let precondition = pin(precondition, source.reader.entry());
@@ -195,11 +191,20 @@ fn needs_hashing(
     }
 }
 
-/// The website redirect is never copied; it is what this request says.
-fn copied_metadata(source: &Reader, given: Metadata) -> Metadata {
-    Metadata {
-        website_redirect: given.website_redirect,
-        ..source.entry().metadata.clone()
+/// What the copy's metadata is. The website redirect is never copied; it is what this request says.
+fn new_metadata(source: &Reader, given: Metadata, replace: bool, replace_tags: bool) -> Metadata {
+    let source = &source.entry().metadata;
+    let tags = match replace_tags {
+        true => given.tags.clone(),
+        false => source.tags.clone(),
+    };
+    match replace {
+        true => Metadata { tags, ..given },
+        false => Metadata {
+            tags,
+            website_redirect: given.website_redirect,
+            ..source.clone()
+        },
     }
 }
 

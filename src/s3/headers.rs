@@ -5,6 +5,7 @@ use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 
 use super::error::{Code, S3Error};
 use super::reply::insert;
+use super::tags;
 use crate::engine::{Checksum, Entry, Metadata, UserMetadata};
 use crate::limits::USER_METADATA_BYTES_MAX;
 
@@ -38,6 +39,7 @@ pub(super) fn metadata(headers: &HeaderMap) -> Result<Metadata, S3Error> {
         expires: text(header::EXPIRES)?,
         website_redirect,
         user: user_metadata(headers)?,
+        tags: tags::of_header(headers)?,
     })
 }
 
@@ -119,6 +121,9 @@ pub(super) fn write_entry(headers: &mut HeaderMap, entry: &Entry) {
             insert(headers, name, value);
         }
     }
+    if !meta.tags.is_empty() {
+        headers.insert("x-amz-tagging-count", HeaderValue::from(meta.tags.len()));
+    }
     write_validators(headers, entry);
 }
 
@@ -150,7 +155,7 @@ pub(super) fn write_checksum(headers: &mut HeaderMap, checksum: &Checksum, parts
 }
 
 /// Refuses headers that ask for what this server does not do. Storing the object without it
-/// would be a silent lie: plaintext where encryption was asked for, no lock, a missing tag.
+/// would be a silent lie: plaintext where encryption was asked for, no lock.
 pub(super) fn refuse_unsupported(headers: &HeaderMap) -> Result<(), S3Error> {
     for (name, value) in headers {
         let name = name.as_str();
@@ -183,10 +188,9 @@ pub(super) fn refuse_unsupported(headers: &HeaderMap) -> Result<(), S3Error> {
     Ok(())
 }
 
-const UNSUPPORTED: [&str; 9] = [
+const UNSUPPORTED: [&str; 8] = [
     "x-amz-server-side-encryption",
     "x-amz-copy-source-server-side-encryption",
-    "x-amz-tagging",
     "x-amz-object-lock-",
     "x-amz-bucket-object-lock-",
     "x-amz-grant-",

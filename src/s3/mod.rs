@@ -10,7 +10,9 @@ mod bucket;
 pub mod checksum;
 mod conditions;
 mod copy;
+mod cors;
 mod delete;
+mod document;
 mod error;
 mod get;
 mod headers;
@@ -23,8 +25,10 @@ mod reply;
 mod request;
 mod route;
 mod service;
+mod tags;
 #[cfg(test)]
 mod tests;
+mod unset;
 mod xml;
 
 use std::fmt;
@@ -37,11 +41,12 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use http::request::Parts;
-use http::{HeaderValue, Request, Response};
+use http::{HeaderValue, Method, Request, Response};
 use http_body::Body;
 use http_body_util::BodyExt;
 use strum::VariantNames as _;
 
+pub use cors::ForeignPage;
 pub use error::{Code, S3Error};
 pub use reply::{ReplyBody, ReplyError};
 pub use request::{Local, host_of, virtual_bucket, without_port};
@@ -173,6 +178,9 @@ where
         }
     };
     drain(&head, body).await;
+    if head.headers.contains_key(http::header::ORIGIN) {
+        cors::label(s3, local, &head, reply.headers_mut()).await;
+    }
     label(&mut reply, &id);
     s3.count(operation, &reply, began.elapsed());
     tracing::debug!(request_id = %id, method = %head.method, path = head.uri.path(),
@@ -210,6 +218,14 @@ async fn answer(
     let virtual_bucket = virtual_bucket(head, &s3.domains, local);
     let target = request::target(head, virtual_bucket)?;
     let query = Query::parse(head.uri.query())?;
+    if head.method == Method::OPTIONS {
+        // A browser asks without credentials, and about a request that is still to come.
+        *routed = Some(route::route(&head.method, &target, &query, false)?);
+        return cors::preflight(s3, head, &target).await;
+    }
+    if head.extensions.get::<ForeignPage>().is_some() {
+        cors::admit_page(s3, head, &target).await?;
+    }
     let who = s3.gate.authenticate(head, virtual_bucket)?;
     // From here on a presigned request's parameters are the headers that they stand for.
     let hoisted = auth::hoisted(head)?;
@@ -258,7 +274,13 @@ async fn bucket_verb(
         Operation::ListObjectVersions => list::versions(&call, &bucket, name).await,
         Operation::ListMultipartUploads => multipart::list_uploads(&call, &bucket, name).await,
         Operation::DeleteObjects => delete::objects(call, &bucket).await,
-        other => Err(misrouted(other)),
+        Operation::GetBucketTagging => tags::get_of_bucket(&bucket).await,
+        Operation::PutBucketTagging => tags::put_of_bucket(call, &bucket).await,
+        Operation::DeleteBucketTagging => tags::delete_of_bucket(&bucket).await,
+        Operation::GetBucketCors => cors::get(&bucket).await,
+        Operation::PutBucketCors => cors::put(call, &bucket).await,
+        Operation::DeleteBucketCors => cors::delete(&bucket).await,
+        other => unset::answer(other).unwrap_or_else(|| Err(misrouted(other))),
     }
 }
 
@@ -280,6 +302,9 @@ async fn object_verb(
         Operation::UploadPartCopy => multipart::upload_part_copy(&call, &bucket, object).await,
         Operation::CompleteMultipartUpload => multipart::complete(call, &bucket, object).await,
         Operation::AbortMultipartUpload => multipart::abort(&call, &bucket, object).await,
+        Operation::GetObjectTagging => tags::get_of_object(&call, &bucket, object).await,
+        Operation::PutObjectTagging => tags::put_of_object(call, &bucket, object).await,
+        Operation::DeleteObjectTagging => tags::delete_of_object(&call, &bucket, object).await,
         Operation::ListParts => multipart::list_parts(&call, &bucket, object).await,
         other => Err(misrouted(other)),
     }

@@ -236,6 +236,11 @@ impl<'a> Query<'a> {
     }
 }
 
+/// A name or value of a form or query, `+` for a space; `None` if it is not UTF-8.
+pub(super) fn decode_form(raw: &str) -> Option<String> {
+    decode_query(raw).ok().map(Cow::into_owned)
+}
+
 fn decode_query(raw: &str) -> Result<Cow<'_, str>, S3Error> {
     if !raw.contains('+') {
         return decode(raw);

@@ -37,6 +37,37 @@ pub(super) enum Operation {
     CompleteMultipartUpload,
     AbortMultipartUpload,
     ListParts,
+    GetBucketTagging,
+    PutBucketTagging,
+    DeleteBucketTagging,
+    GetBucketCors,
+    PutBucketCors,
+    DeleteBucketCors,
+    GetObjectTagging,
+    PutObjectTagging,
+    DeleteObjectTagging,
+    PreflightRequest,
+    GetBucketAccelerateConfiguration,
+    GetBucketLogging,
+    GetBucketNotificationConfiguration,
+    GetBucketRequestPayment,
+    GetBucketEncryption,
+    GetBucketLifecycleConfiguration,
+    GetBucketReplication,
+    GetBucketWebsite,
+    GetObjectLockConfiguration,
+    GetBucketAnalyticsConfiguration,
+    GetBucketIntelligentTieringConfiguration,
+    GetBucketInventoryConfiguration,
+    GetBucketMetricsConfiguration,
+    ListBucketAnalyticsConfigurations,
+    ListBucketIntelligentTieringConfigurations,
+    ListBucketInventoryConfigurations,
+    ListBucketMetricsConfigurations,
+    DeleteBucketEncryption,
+    DeleteBucketLifecycle,
+    DeleteBucketReplication,
+    DeleteBucketWebsite,
 }
 
 /// Finds the operation. `copies`: the request has an `x-amz-copy-source` header.
@@ -70,6 +101,7 @@ pub(super) fn route(
         return Err(no_operation(method));
     };
     match row.answer {
+        Answer::Verb(Operation::PreflightRequest) => Ok(Operation::PreflightRequest),
         Answer::Verb(operation) => {
             refuse_foreign_parameters(method, level, row, query)?;
             Ok(operation)
@@ -215,6 +247,20 @@ macro_rules! missing {
             &[has($name) $(, has($more))*],
             &[],
             Answer::NotImplemented($($operation)?),
+        )
+    };
+}
+
+/// A sub-resource that a verb answers.
+macro_rules! sub {
+    ($method:literal $level:ident $name:literal $operation:ident $(, $more:literal)*
+     $(, optional $optional:literal)*) => {
+        row(
+            $method,
+            Level::$level,
+            &[has($name) $(, has($more))*],
+            &[$($optional),*],
+            Answer::Verb(Operation::$operation),
         )
     };
 }
@@ -428,60 +474,60 @@ static TABLE: &[Row] = &[
     missing!("POST" Bucket "metadataTable" "CreateBucketMetadataTableConfiguration"),
     missing!("GET" Bucket "session" "CreateSession"),
     missing!("DELETE" Bucket "analytics" "DeleteBucketAnalyticsConfiguration", "id"),
-    missing!("DELETE" Bucket "cors" "DeleteBucketCors"),
-    missing!("DELETE" Bucket "encryption" "DeleteBucketEncryption"),
+    sub!("DELETE" Bucket "cors" DeleteBucketCors),
+    sub!("DELETE" Bucket "encryption" DeleteBucketEncryption),
     missing!("DELETE" Bucket "intelligent-tiering" "DeleteBucketIntelligentTieringConfiguration", "id"),
     missing!("DELETE" Bucket "inventory" "DeleteBucketInventoryConfiguration", "id"),
-    missing!("DELETE" Bucket "lifecycle" "DeleteBucketLifecycle"),
+    sub!("DELETE" Bucket "lifecycle" DeleteBucketLifecycle),
     missing!("DELETE" Bucket "metadataConfiguration" "DeleteBucketMetadataConfiguration"),
     missing!("DELETE" Bucket "metadataTable" "DeleteBucketMetadataTableConfiguration"),
     missing!("DELETE" Bucket "metrics" "DeleteBucketMetricsConfiguration", "id"),
     missing!("DELETE" Bucket "ownershipControls" "DeleteBucketOwnershipControls"),
     missing!("DELETE" Bucket "policy" "DeleteBucketPolicy"),
-    missing!("DELETE" Bucket "replication" "DeleteBucketReplication"),
-    missing!("DELETE" Bucket "tagging" "DeleteBucketTagging"),
-    missing!("DELETE" Bucket "website" "DeleteBucketWebsite"),
+    sub!("DELETE" Bucket "replication" DeleteBucketReplication),
+    sub!("DELETE" Bucket "tagging" DeleteBucketTagging),
+    sub!("DELETE" Bucket "website" DeleteBucketWebsite),
     missing!("DELETE" Bucket "publicAccessBlock" "DeletePublicAccessBlock"),
     missing!("DELETE" Object "annotation" "DeleteObjectAnnotation"),
-    missing!("DELETE" Object "tagging" "DeleteObjectTagging"),
+    sub!("DELETE" Object "tagging" DeleteObjectTagging, optional "versionId"),
     missing!("GET" Bucket "abac" "GetBucketAbac"),
-    missing!("GET" Bucket "accelerate" "GetBucketAccelerateConfiguration"),
-    missing!("GET" Bucket "analytics" "GetBucketAnalyticsConfiguration", "id"),
-    missing!("GET" Bucket "cors" "GetBucketCors"),
-    missing!("GET" Bucket "encryption" "GetBucketEncryption"),
-    missing!("GET" Bucket "intelligent-tiering" "GetBucketIntelligentTieringConfiguration", "id"),
-    missing!("GET" Bucket "inventory" "GetBucketInventoryConfiguration", "id"),
-    missing!("GET" Bucket "lifecycle" "GetBucketLifecycleConfiguration"),
-    missing!("GET" Bucket "logging" "GetBucketLogging"),
+    sub!("GET" Bucket "accelerate" GetBucketAccelerateConfiguration),
+    sub!("GET" Bucket "analytics" GetBucketAnalyticsConfiguration, "id"),
+    sub!("GET" Bucket "cors" GetBucketCors),
+    sub!("GET" Bucket "encryption" GetBucketEncryption),
+    sub!("GET" Bucket "intelligent-tiering" GetBucketIntelligentTieringConfiguration, "id"),
+    sub!("GET" Bucket "inventory" GetBucketInventoryConfiguration, "id"),
+    sub!("GET" Bucket "lifecycle" GetBucketLifecycleConfiguration),
+    sub!("GET" Bucket "logging" GetBucketLogging),
     missing!("GET" Bucket "metadataConfiguration" "GetBucketMetadataConfiguration"),
     missing!("GET" Bucket "metadataTable" "GetBucketMetadataTableConfiguration"),
-    missing!("GET" Bucket "metrics" "GetBucketMetricsConfiguration", "id"),
-    missing!("GET" Bucket "notification" "GetBucketNotificationConfiguration"),
+    sub!("GET" Bucket "metrics" GetBucketMetricsConfiguration, "id"),
+    sub!("GET" Bucket "notification" GetBucketNotificationConfiguration),
     missing!("GET" Bucket "ownershipControls" "GetBucketOwnershipControls"),
     missing!("GET" Bucket "policy" "GetBucketPolicy"),
     missing!("GET" Bucket "policyStatus" "GetBucketPolicyStatus"),
-    missing!("GET" Bucket "replication" "GetBucketReplication"),
-    missing!("GET" Bucket "requestPayment" "GetBucketRequestPayment"),
-    missing!("GET" Bucket "tagging" "GetBucketTagging"),
-    missing!("GET" Bucket "website" "GetBucketWebsite"),
-    missing!("GET" Bucket "object-lock" "GetObjectLockConfiguration"),
+    sub!("GET" Bucket "replication" GetBucketReplication),
+    sub!("GET" Bucket "requestPayment" GetBucketRequestPayment),
+    sub!("GET" Bucket "tagging" GetBucketTagging),
+    sub!("GET" Bucket "website" GetBucketWebsite),
+    sub!("GET" Bucket "object-lock" GetObjectLockConfiguration),
     missing!("GET" Bucket "publicAccessBlock" "GetPublicAccessBlock"),
-    missing!("GET" Bucket "analytics" "ListBucketAnalyticsConfigurations"),
-    missing!("GET" Bucket "intelligent-tiering" "ListBucketIntelligentTieringConfigurations"),
-    missing!("GET" Bucket "inventory" "ListBucketInventoryConfigurations"),
-    missing!("GET" Bucket "metrics" "ListBucketMetricsConfigurations"),
+    sub!("GET" Bucket "analytics" ListBucketAnalyticsConfigurations, optional "continuation-token"),
+    sub!("GET" Bucket "intelligent-tiering" ListBucketIntelligentTieringConfigurations, optional "continuation-token"),
+    sub!("GET" Bucket "inventory" ListBucketInventoryConfigurations, optional "continuation-token"),
+    sub!("GET" Bucket "metrics" ListBucketMetricsConfigurations, optional "continuation-token"),
     missing!("GET" Object "annotation" "GetObjectAnnotation", "annotationName"),
     missing!("GET" Object "annotation" "ListObjectAnnotations"),
     missing!("GET" Object "attributes" "GetObjectAttributes"),
     missing!("GET" Object "legal-hold" "GetObjectLegalHold"),
     missing!("GET" Object "retention" "GetObjectRetention"),
-    missing!("GET" Object "tagging" "GetObjectTagging"),
+    sub!("GET" Object "tagging" GetObjectTagging, optional "versionId"),
     missing!("GET" Object "torrent" "GetObjectTorrent"),
     missing!("PUT" Bucket "abac" "PutBucketAbac"),
     missing!("PUT" Bucket "accelerate" "PutBucketAccelerateConfiguration"),
     missing!("PUT" Bucket "acl" "PutBucketAcl"),
     missing!("PUT" Bucket "analytics" "PutBucketAnalyticsConfiguration"),
-    missing!("PUT" Bucket "cors" "PutBucketCors"),
+    sub!("PUT" Bucket "cors" PutBucketCors),
     missing!("PUT" Bucket "encryption" "PutBucketEncryption"),
     missing!("PUT" Bucket "intelligent-tiering" "PutBucketIntelligentTieringConfiguration"),
     missing!("PUT" Bucket "inventory" "PutBucketInventoryConfiguration"),
@@ -493,7 +539,7 @@ static TABLE: &[Row] = &[
     missing!("PUT" Bucket "policy" "PutBucketPolicy"),
     missing!("PUT" Bucket "replication" "PutBucketReplication"),
     missing!("PUT" Bucket "requestPayment" "PutBucketRequestPayment"),
-    missing!("PUT" Bucket "tagging" "PutBucketTagging"),
+    sub!("PUT" Bucket "tagging" PutBucketTagging),
     missing!("PUT" Bucket "versioning" "PutBucketVersioning"),
     missing!("PUT" Bucket "website" "PutBucketWebsite"),
     missing!("PUT" Bucket "object-lock" "PutObjectLockConfiguration"),
@@ -505,7 +551,7 @@ static TABLE: &[Row] = &[
     missing!("PUT" Object "annotation" "PutObjectAnnotation"),
     missing!("PUT" Object "legal-hold" "PutObjectLegalHold"),
     missing!("PUT" Object "retention" "PutObjectRetention"),
-    missing!("PUT" Object "tagging" "PutObjectTagging"),
+    sub!("PUT" Object "tagging" PutObjectTagging, optional "versionId"),
     missing!("PUT" Object "renameObject" "RenameObject"),
     missing!("PUT" Object "encryption" "UpdateObjectEncryption"),
     missing!("POST" Object "restore" "RestoreObject"),
@@ -525,20 +571,20 @@ static TABLE: &[Row] = &[
         &[],
         Answer::NotImplemented("PostObject"),
     ),
-    // The pre-flight of a cross-origin request: no bucket has CORS rules yet.
+    // The pre-flight of a cross-origin request, about whatever request will follow it.
     row(
         "OPTIONS",
         Level::Bucket,
         &[],
         &[],
-        Answer::NotImplemented("PreflightRequest"),
+        verb(Operation::PreflightRequest),
     ),
     row(
         "OPTIONS",
         Level::Object,
         &[],
         &[],
-        Answer::NotImplemented("PreflightRequest"),
+        verb(Operation::PreflightRequest),
     ),
 ];
 
@@ -661,8 +707,8 @@ mod tests {
         let error = ask(Method::GET, Level::Object, "torrent", false).unwrap_err();
         assert_eq!(error.code, Code::NotImplemented);
         assert!(error.message.contains("GetObjectTorrent"));
-        let error = ask(Method::GET, Level::Bucket, "analytics&id=1", false).unwrap_err();
-        assert!(error.message.contains("GetBucketAnalyticsConfiguration"));
+        let error = ask(Method::PUT, Level::Bucket, "analytics&id=1", false).unwrap_err();
+        assert!(error.message.contains("PutBucketAnalyticsConfiguration"));
     }
 
     #[test]

@@ -251,6 +251,13 @@ impl Element {
         self.children.iter().find(|child| child.name == name)
     }
 
+    /// The child of that name, which must be there once.
+    pub(super) fn one(&self, name: &str) -> Result<&Self, S3Error> {
+        self.text_of(name)?;
+        self.child(name)
+            .ok_or_else(|| malformed(&format!("{} has no {name}", self.name)))
+    }
+
     /// The text of a child, which must not be there twice.
     pub(super) fn text_of(&self, name: &str) -> Result<Option<&str>, S3Error> {
         let mut found = self.children.iter().filter(|child| child.name == name);

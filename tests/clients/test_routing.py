@@ -4,23 +4,29 @@ The model is botocore's own. No operation may be taken for another one: a PutBuc
 lands in PutObject or CreateBucket would store or make something that nobody asked for.
 """
 
+import re
+
 import pytest
 from botocore.exceptions import ClientError
 
-from lobos import SESSION
+from lobos import REPOSITORY, SESSION
 import wire
 
 MODEL = SESSION._session.get_service_model("s3")
 OPERATIONS = sorted(MODEL.operation_names)
 
-# What Lobos answers itself. Everything else is 501 NotImplemented.
-VERBS = {
-    "AbortMultipartUpload", "CompleteMultipartUpload", "CopyObject", "CreateBucket",
-    "CreateMultipartUpload", "DeleteBucket", "DeleteObject", "DeleteObjects", "GetBucketAcl",
-    "GetBucketLocation", "GetBucketVersioning", "GetObject", "GetObjectAcl", "HeadBucket",
-    "HeadObject", "ListBuckets", "ListMultipartUploads", "ListObjectVersions", "ListObjects",
-    "ListObjectsV2", "ListParts", "PutObject", "UploadPart", "UploadPartCopy",
+# What docs/compatibility.md says of each operation: (yes | none set | no, note).
+TABLE = {
+    name.strip(): (answer.strip(), note.strip())
+    for name, answer, note in re.findall(
+        r"^\| ([A-Z]\w+) \| ([a-z ]+) \|(.*)\|$",
+        (REPOSITORY / "docs" / "compatibility.md").read_text(), re.MULTILINE)
 }
+# The code where a bucket has none of what is asked for.
+ABSENT = {
+    "GetBucketCors": "NoSuchCORSConfiguration", "GetBucketTagging": "NoSuchTagSet",
+} | {name: note.strip("`") for name, (answer, note) in TABLE.items()
+     if answer == "none set" and note}
 # Operations that are the same request on the wire as their successor, or as another one.
 SAME_REQUEST = {
     "GetBucketLifecycle": "GetBucketLifecycleConfiguration",
@@ -33,7 +39,7 @@ ELSEWHERE = {"ListDirectoryBuckets", "WriteGetObjectResponse"}
 GIVEN = {
     "Bucket": "demo", "Key": "dir/key", "CopySource": "demo/source", "RenameSource": "demo/source",
     "PartNumber": 1, "Id": "id", "ContentMD5": None, "ExpectedBucketOwner": None,
-    "SelectObjectContentRequest": None,
+    "SelectObjectContentRequest": None, "AllowedMethods": ["GET"],
 }
 
 
@@ -109,10 +115,14 @@ def test_answered_as_itself_or_refused_by_name(prepared, name):
         answer = error.response
     status = answer["ResponseMetadata"]["HTTPStatusCode"]
     expected = SAME_REQUEST.get(name, name)
-    if expected in VERBS:
-        assert status in (200, 204), f"{name}: {status} {answer.get('Error')}"
-        return
     error = answer.get("Error", {})
+    said, _ = TABLE[name]
+    if said != "no" and expected in ABSENT:
+        assert (status, error.get("Code")) == (404, ABSENT[expected])
+        return
+    if said != "no":
+        assert status in (200, 204), f"{name}: {status} {error}"
+        return
     if name in ELSEWHERE:
         assert (status, error.get("Code")) == (400, "AuthorizationHeaderMalformed")
         assert "service" in error["Message"]
@@ -122,9 +132,12 @@ def test_answered_as_itself_or_refused_by_name(prepared, name):
     assert snapshot(prepared) == before, f"{name} changed something"
 
 
-def test_the_model_is_the_whole_of_s3():
+def test_the_table_names_every_operation_of_the_model():
     """A botocore without the operations that are answered would prove nothing."""
-    assert VERBS <= set(OPERATIONS) and len(OPERATIONS) > 100
+    assert sorted(TABLE) == OPERATIONS and len(OPERATIONS) > 100
+    assert {answer for answer, _ in TABLE.values()} == {"yes", "none set", "no"}
+    for name, successor in SAME_REQUEST.items():
+        assert TABLE[name][0] == TABLE[successor][0]
 
 
 SUB_RESOURCES = sorted({

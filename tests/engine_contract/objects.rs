@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use lobos::engine::{
-    Checksum, ChecksumAlgorithm, ChecksumKind, Commit, Deleted, EngineError, Metadata,
-    Precondition, Range,
+    Checksum, ChecksumAlgorithm, ChecksumKind, Commit, Deleted, EngineError, Entry, Metadata,
+    Precondition, Range, Tags,
 };
 
 use crate::fixture::*;
@@ -303,6 +303,66 @@ pub(crate) async fn set_metadata_changes_metadata_and_time_alone(f: Fixture) {
     }
 }
 
+pub(crate) async fn set_tags_changes_tags_alone(f: Fixture) {
+    let absent = f.bucket.set_tags(&key("absent"), tags(&[("a", "1")])).await;
+    assert!(matches!(absent, Err(EngineError::NoSuchKey)), "{absent:?}");
+    let bytes = pattern(1, 5000);
+    for name in ["dir/k", "dir", "a//b"] {
+        let commit = Commit {
+            checksum: Some(crc32(1)),
+            metadata: full_metadata(),
+            ..plain(&bytes)
+        };
+        let mut want = Entry::clone(&put_with(&f.bucket, name, &bytes, commit).await.unwrap());
+        let most: Vec<_> = (0..10)
+            .map(|n| (format!("{n}").repeat(128).into(), "é".repeat(256).into()))
+            .collect();
+        for new in [tags(&[("a", "1"), ("b", "2")]), most, tags(&[])] {
+            want.metadata.tags.clone_from(&new);
+            let tagged = f.bucket.set_tags(&key(name), new).await.unwrap();
+            assert_eq!(*tagged, want);
+            assert_eq!(*head(&f.bucket, name).await.unwrap(), want);
+            assert_holds(&f.bucket, name, &bytes).await;
+        }
+    }
+    f.bucket
+        .set_tags(&key("dir/k"), tags(&[("kept", "yes")]))
+        .await
+        .unwrap();
+    let f = f.reopen().await;
+    let entry = head(&f.bucket, "dir/k").await.unwrap();
+    assert_eq!(entry.metadata.tags, tags(&[("kept", "yes")]));
+}
+
+pub(crate) async fn a_file_that_is_tagged_stays_what_its_name_says(f: Fixture) {
+    let Some(tree) = f.tree("bucket") else {
+        return;
+    };
+    std::fs::write(tree.join("page.html"), b"by hand").unwrap();
+    let before = head(&f.bucket, "page.html").await.unwrap();
+    assert_eq!(before.metadata.content_type.as_deref(), Some("text/html"));
+    let tagged = f
+        .bucket
+        .set_tags(&key("page.html"), tags(&[("a", "1")]))
+        .await;
+    let tagged = tagged.unwrap();
+    let mut want = Entry::clone(&before);
+    want.metadata.tags = tags(&[("a", "1")]);
+    assert_eq!(*tagged, want);
+    let f = f.reopen().await;
+    assert_eq!(*head(&f.bucket, "page.html").await.unwrap(), want);
+    // An edit keeps the tags, and is a new ETag and time.
+    std::fs::write(tree.join("page.html"), b"by hand again").unwrap();
+    let edited = head(&f.bucket, "page.html").await.unwrap();
+    assert_eq!(edited.metadata, want.metadata);
+    assert_ne!(edited.etag, want.etag);
+}
+
+fn tags(pairs: &[(&str, &str)]) -> Tags {
+    let owned = |(key, value): &(&str, &str)| ((*key).into(), (*value).into());
+    pairs.iter().map(owned).collect()
+}
+
 pub(crate) async fn a_delete_says_what_it_found(f: Fixture) {
     put(&f.bucket, "a/b/c", &pattern(1, 10)).await;
     put(&f.bucket, "a/d", &pattern(1, 10)).await;
@@ -368,6 +428,7 @@ fn full_metadata() -> Metadata {
             ("a".into(), "".into()),
             ("ü".into(), "raw UTF-8 ☃".into()),
         ],
+        tags: tags(&[("z", "1"), ("a", ""), ("ü", "☃ =&")]),
     }
 }
 

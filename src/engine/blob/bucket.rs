@@ -12,7 +12,7 @@ use super::get::BlobReader;
 use super::put::{BlobWriter, Content, check};
 use super::record::{Change, ItemKey, Table};
 use crate::engine::{
-    BucketConfig, Deleted, Durability, EngineError, Entry, Metadata, ObjectKey, Precondition,
+    BucketConfig, Deleted, Durability, EngineError, Entry, Metadata, ObjectKey, Precondition, Tags,
 };
 
 /// A bucket of the blob engine. Cheap to clone.
@@ -119,18 +119,41 @@ impl BlobBucket {
         metadata: Metadata,
         precondition: &Precondition,
     ) -> Result<Arc<Entry>, EngineError> {
+        self.describe(key, precondition, |entry| {
+            entry.metadata = metadata.clone();
+            entry.modified = self.core.clock.now();
+        })
+        .await
+    }
+
+    /// See [`crate::engine::Bucket::set_tags`].
+    pub async fn set_tags(&self, key: &ObjectKey, tags: Tags) -> Result<Arc<Entry>, EngineError> {
+        self.describe(key, &Precondition::default(), |entry| {
+            entry.metadata.tags.clone_from(&tags);
+        })
+        .await
+    }
+
+    /// Replaces what is said about the current entry while its bytes stay. `change` touches the
+    /// metadata and the time, and runs again when the entry changed meanwhile.
+    async fn describe(
+        &self,
+        key: &ObjectKey,
+        precondition: &Precondition,
+        change: impl Fn(&mut Entry),
+    ) -> Result<Arc<Entry>, EngineError> {
         for _ in 0..RACES_MAX {
             let reader = self.open(key).await?;
             precondition.check(Some(reader.entry()))?;
+            let mut entry = Entry::clone(reader.entry());
+            change(&mut entry);
             let seen = Arc::clone(&reader.stored);
             let mut stored = Stored::clone(&seen);
-            (stored.modified, stored.overflow) = (self.core.clock.now(), None);
+            (stored.modified, stored.overflow) = (entry.modified, None);
             stored.content_type = None;
             let mut content = Content::default();
-            let described = describe(&metadata, &reader.entry().parts);
+            let described = describe(&entry.metadata, &entry.parts);
             content.describe(&self.core, &mut stored, described)?;
-            let mut entry = Entry::clone(reader.entry());
-            (entry.metadata, entry.modified) = (metadata.clone(), stored.modified);
             let (bucket, item) = (Arc::clone(&self.state), self.object_item(key));
             let writes = content.writes();
             let done = self.core.commit(Class::Write, writes, move |turn| {

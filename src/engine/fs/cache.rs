@@ -169,7 +169,7 @@ fn entry_bytes(entry: &Entry) -> u64 {
         &entry.metadata.website_redirect,
     ];
     let texts: usize = texts.into_iter().flatten().map(|text| text.len()).sum();
-    let user = entry.metadata.user.iter();
+    let user = entry.metadata.user.iter().chain(&entry.metadata.tags);
     let user: usize = user.map(|(n, v)| n.len() + v.len() + 32).sum();
     let parts = entry.parts.len() * PART_BYTES;
     (ENTRY_BYTES + texts + user + parts) as u64

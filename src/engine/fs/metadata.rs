@@ -3,16 +3,37 @@
 use std::sync::Arc;
 
 use super::bucket::FsBucket;
+use super::content_type;
 use super::draft::{Content, Draft};
 use super::faults::{Doing, off_shard};
 use super::history::Stamp;
 use super::lock::KeyLock;
 use super::put::copy_bytes;
+use super::record::{Record, part_sizes};
 use super::succession::Succession;
 use super::types::Description;
 use super::walk::{Patience, Pinned};
-use crate::engine::{EngineError, Entry, Metadata, ObjectKey, Precondition};
+use crate::clock::Timestamp;
+use crate::engine::{EngineError, Entry, Metadata, ObjectKey, Precondition, Tags};
 use crate::io::files;
+
+/// What is to be different.
+enum Change {
+    /// All of the metadata, and with it the time.
+    Metadata(Metadata),
+    /// The tags alone.
+    Tags(Tags),
+}
+
+impl Change {
+    /// The metadata as it will be, and the time if it changes.
+    fn apply(self, now: Metadata, clock: Timestamp) -> (Metadata, Option<Timestamp>) {
+        match self {
+            Self::Metadata(metadata) => (metadata, Some(clock)),
+            Self::Tags(tags) => (Metadata { tags, ..now }, None),
+        }
+    }
+}
 
 impl FsBucket {
     /// Replaces the metadata of the current entry. See [`crate::engine::Bucket::set_metadata`].
@@ -22,9 +43,28 @@ impl FsBucket {
         metadata: Metadata,
         precondition: &Precondition,
     ) -> Result<Arc<Entry>, EngineError> {
+        let change = Change::Metadata(metadata);
+        self.describe(key, change, precondition.clone()).await
+    }
+
+    /// Replaces the tags of the current entry. See [`crate::engine::Bucket::set_tags`].
+    pub async fn set_tags(
+        self: &Arc<Self>,
+        key: &ObjectKey,
+        tags: Tags,
+    ) -> Result<Arc<Entry>, EngineError> {
+        let change = Change::Tags(tags);
+        self.describe(key, change, Precondition::default()).await
+    }
+
+    async fn describe(
+        self: &Arc<Self>,
+        key: &ObjectKey,
+        change: Change,
+        precondition: Precondition,
+    ) -> Result<Arc<Entry>, EngineError> {
         let lock = self.lock(key).await?;
         let (bucket, key) = (Arc::clone(self), key.clone());
-        let precondition = precondition.clone();
         off_shard(move || {
             let entry = bucket.current(&key)?;
             precondition.check(entry.as_deref())?;
@@ -37,9 +77,9 @@ impl FsBucket {
             // them loses both. Where a copy shares the bytes, a rename makes the change one step.
             let is_shared = pinned.linked || pinned.stat.links > 1;
             if is_shared || bucket.traits.reflinks {
-                return bucket.describe_copy(&lock, &key, &pinned, &entry, metadata);
+                return bucket.describe_copy(&lock, &key, &pinned, &entry, change);
             }
-            bucket.describe_in_place(&lock, &key, &pinned, metadata)
+            bucket.describe_in_place(&lock, &key, &pinned, change)
         })
         .await
     }
@@ -51,14 +91,19 @@ impl FsBucket {
         lock: &KeyLock,
         key: &ObjectKey,
         pinned: &Pinned,
-        metadata: Metadata,
+        change: Change,
     ) -> Result<Arc<Entry>, EngineError> {
         let file = files::reopen_for_read(&pinned.file).doing("opening the key's file")?;
         let stat = files::stat(&file).doing("examining the key's file")?;
-        let mut record = self.read_record(key, &file, &stat)?.unwrap_or_default();
+        let found = self.read_record(key, &file, &stat)?;
+        let mut record = found.unwrap_or_else(|| Record {
+            metadata: typed_by_name(key),
+            ..Record::default()
+        });
         record.adapt(&stat);
+        let (metadata, modified) = change.apply(record.metadata, self.shared.clock.now());
         record.metadata = metadata;
-        record.modified = Some(self.shared.clock.now());
+        record.modified = modified.or(record.modified);
         record.side = None;
         let kept = self.write_record(&lock.home, key, &file, &stat, &record)?;
         if kept.is_some() {
@@ -78,22 +123,36 @@ impl FsBucket {
         key: &ObjectKey,
         pinned: &Pinned,
         entry: &Entry,
-        metadata: Metadata,
+        change: Change,
     ) -> Result<Arc<Entry>, EngineError> {
         let file = files::reopen_for_read(&pinned.file).doing("opening the key's file")?;
+        let record = self.read_record(key, &file, &pinned.stat)?;
         let draft: Draft = self.draft_for(&lock.home, key)?;
         copy_bytes(&file, 0, &draft.file, 0, entry.size_bytes)?;
         super::get::check_unchanged(&file, &pinned.stat)?;
+        let (metadata, modified) = change.apply(entry.metadata.clone(), self.shared.clock.now());
         let description = Description {
             etag: Some(entry.etag.clone()),
             checksum: entry.checksum.clone(),
             metadata,
-            parts: super::record::part_sizes(&entry.parts),
-            upload: None,
+            parts: part_sizes(&entry.parts),
+            // The repetition of a CompleteMultipartUpload is still one after its object was tagged.
+            upload: record
+                .and_then(|record| record.upload)
+                .filter(|_| modified.is_none()),
+            modified: Some(modified.unwrap_or(entry.modified)),
             version: None,
         };
         // It stays the version that it is.
         let succession = Succession::Replace(Stamp::of(&entry.version));
         self.succeed(lock, key, Content::Draft(draft), description, succession)
+    }
+}
+
+/// What a file without a record says of itself: once it has one, its name says nothing more.
+fn typed_by_name(key: &ObjectKey) -> Metadata {
+    Metadata {
+        content_type: Some(content_type::of_name(key.as_str()).into()),
+        ..Metadata::default()
     }
 }

@@ -446,6 +446,7 @@ impl FsBucket {
             parts: part_sizes(&parts),
             upload: Some(upload.upload.id.clone()),
             version: None,
+            modified: None,
         };
         let content = Content::Draft(draft);
         let entry = self.publish(lock, key, content, description, &plan.precondition)?;

@@ -433,7 +433,9 @@ impl Work {
         let record = Record {
             guard: Guard::of(&stat),
             etag: description.etag.clone(),
-            modified: modified(bucket.shared.clock.now(), &stat),
+            modified: description
+                .modified
+                .or_else(|| modified(bucket.shared.clock.now(), &stat)),
             checksum: description.checksum.clone(),
             metadata: description.metadata.clone(),
             parts: description.parts.clone(),

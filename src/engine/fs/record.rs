@@ -22,6 +22,7 @@
 //! | 17 | id of the upload that it was completed from |
 //! | 18 | side file: hash of the key (16 bytes), id (16 bytes); the metadata and parts are there |
 //! | 19 | the key: in side files, for people and repair |
+//! | 20 | one tag: length of its key (varint), key, value; repeated in order |
 //! | 21 | version id: sequence (8 bytes, big-endian), random (8 bytes), start of the key's hash (4 bytes) |
 //!
 //! ETags and times of single parts are not kept: no S3 operation shows them of a finished object.
@@ -190,11 +191,8 @@ impl Record {
             tag::CACHE_CONTROL => self.metadata.cache_control = Some(text(value)?.into()),
             tag::EXPIRES => self.metadata.expires = Some(text(value)?.into()),
             tag::WEBSITE_REDIRECT => self.metadata.website_redirect = Some(text(value)?.into()),
-            tag::USER => {
-                let length = usize::try_from(cursor.varint()?).map_err(|_| Damaged)?;
-                let name = text(cursor.take(length)?)?.into();
-                self.metadata.user.push((name, text(cursor.0)?.into()));
-            }
+            tag::USER => self.metadata.user.push(decode_pair(cursor)?),
+            tag::TAG => self.metadata.tags.push(decode_pair(cursor)?),
             tag::PARTS_UNIFORM => self.parts = decode_uniform(cursor)?,
             tag::PARTS_LISTED => self.parts = decode_listed(cursor)?,
             tag::UPLOAD => self.upload = Some(UploadId::new(text(value)?)),
@@ -348,13 +346,21 @@ fn encode_metadata(out: &mut Encoder, metadata: &Metadata) {
             out.text(tag, value);
         }
     }
-    for (name, content) in &metadata.user {
-        out.field(tag::USER, |value| {
+    let user = metadata.user.iter().map(|pair| (tag::USER, pair));
+    let tags = metadata.tags.iter().map(|pair| (tag::TAG, pair));
+    for (tag, (name, content)) in user.chain(tags) {
+        out.field(tag, |value| {
             put_varint(value, name.len() as u64);
             value.extend_from_slice(name.as_bytes());
             value.extend_from_slice(content.as_bytes());
         });
     }
+}
+
+fn decode_pair(mut cursor: Cursor<'_>) -> Result<(Box<str>, Box<str>), Damaged> {
+    let length = usize::try_from(cursor.varint()?).map_err(|_| Damaged)?;
+    let name = text(cursor.take(length)?)?.into();
+    Ok((name, text(cursor.0)?.into()))
 }
 
 fn encode_parts(out: &mut Encoder, parts: &[PartSize]) {
@@ -619,6 +625,7 @@ mod tag {
     pub(super) const UPLOAD: u8 = 17;
     pub(super) const SIDE: u8 = 18;
     pub(super) const KEY: u8 = 19;
+    pub(super) const TAG: u8 = 20;
     pub(super) const VERSION: u8 = 21;
 }
 
@@ -657,6 +664,7 @@ mod tests {
             metadata: Metadata {
                 content_type: Some("text/plain".into()),
                 user: vec![("name".into(), "value".into())],
+                tags: vec![("a".into(), "".into()), ("b".into(), "c".into())],
                 ..Metadata::default()
             },
             parts: [1, 2, 7].map(part).to_vec(),

@@ -4,6 +4,7 @@ use sha2::{Digest, Sha256};
 
 use super::history::Stamp;
 use super::record::PartSize;
+use crate::clock::Timestamp;
 use crate::engine::{Checksum, ETag, Metadata, UploadId};
 
 /// What an object is to be, beside its bytes.
@@ -17,6 +18,8 @@ pub(super) struct Description {
     pub(super) upload: Option<UploadId>,
     /// `None`: the null version.
     pub(super) version: Option<Stamp>,
+    /// `None`: now.
+    pub(super) modified: Option<Timestamp>,
 }
 
 /// Names a key, or a path, in the file names and locks of `.lobos/`: the first half of its
