@@ -7,7 +7,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "clients"))
 
 import pytest
 
-from conftest_clients import pytest_sessionstart, rooted, site, start  # noqa: F401
+from conftest_clients import image, pytest_sessionstart, rooted, site, start  # noqa: F401
 from raw import Victim
 
 TIMEOUTS = {"head": 2, "body": 2, "reply": 2, "idle": 2}

@@ -9,4 +9,5 @@ _module = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(_module)
 
 pytest_sessionstart = _module.pytest_sessionstart
-start, site, rooted, Site = _module.start, _module.site, _module.rooted, _module.Site
+start, site, rooted = _module.start, _module.site, _module.rooted
+image, Site = _module.image, _module.Site
