@@ -185,7 +185,8 @@ def test_sec_dns_rebinding_a_page_that_names_another_host_gets_nothing(start, tm
     for origin in ("http://evil.example", "null", "https://localhost.evil.example", "file://"):
         for method, target, body in (("GET", "/demo/victim", b""), ("PUT", "/demo/new", b"x"),
                                      ("DELETE", "/demo/victim", b""), ("OPTIONS", "/demo/victim", b"")):
-            answer = victim.ask(method, target, [f"Origin: {origin}"], body)
+            headers = [f"Origin: {origin}", "Access-Control-Request-Method: PUT"]
+            answer = victim.ask(method, target, headers, body)
             assert status(answer) == 403, (origin, method, answer)
             assert b"access-control-allow" not in answer.lower()
     assert not (victim.directory / "new").exists()
