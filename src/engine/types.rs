@@ -146,6 +146,11 @@ pub enum ChecksumAlgorithm {
     Crc64nvme,
     Sha1,
     Sha256,
+    Sha512,
+    Md5,
+    Xxhash64,
+    Xxhash3,
+    Xxhash128,
 }
 
 /// What a checksum was computed over.
@@ -163,7 +168,7 @@ pub enum ChecksumKind {
 pub struct Checksum {
     pub algorithm: ChecksumAlgorithm,
     pub kind: ChecksumKind,
-    /// The digest's bytes, big-endian: 4, 8, 20 or 32.
+    /// The digest's bytes, big-endian: 4 to 64.
     pub digest: Box<[u8]>,
 }
 

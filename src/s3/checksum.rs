@@ -6,13 +6,15 @@ use crc_fast::CrcAlgorithm;
 use http::HeaderMap;
 use md5::Md5;
 use sha1::Sha1;
-use sha2::{Digest as _, Sha256};
+use sha2::{Digest as _, Sha256, Sha512};
+use xxhash_rust::xxh3::Xxh3;
+use xxhash_rust::xxh64::Xxh64;
 
 use super::error::{Code, S3Error};
 use crate::engine::{Checksum, ChecksumAlgorithm, ChecksumKind, ETag};
 
 /// Computes one checksum over bytes that come piece by piece.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Hasher {
     algorithm: ChecksumAlgorithm,
     state: State,
@@ -20,10 +22,18 @@ pub struct Hasher {
 
 impl Hasher {
     pub fn new(algorithm: ChecksumAlgorithm) -> Self {
-        let state = match family(algorithm) {
-            Family::Crc(crc) => State::Crc(Box::new(crc_fast::Digest::new(crc))),
-            Family::Sha1 => State::Sha1(Sha1::new()),
-            Family::Sha256 => State::Sha256(Sha256::new()),
+        let crc = |crc| State::Crc(Box::new(crc_fast::Digest::new(crc)));
+        let state = match algorithm {
+            ChecksumAlgorithm::Crc32 => crc(CrcAlgorithm::Crc32IsoHdlc),
+            ChecksumAlgorithm::Crc32c => crc(CrcAlgorithm::Crc32Iscsi),
+            ChecksumAlgorithm::Crc64nvme => crc(CrcAlgorithm::Crc64Nvme),
+            ChecksumAlgorithm::Sha1 => State::Sha1(Sha1::new()),
+            ChecksumAlgorithm::Sha256 => State::Sha256(Sha256::new()),
+            ChecksumAlgorithm::Sha512 => State::Sha512(Box::new(Sha512::new())),
+            ChecksumAlgorithm::Md5 => State::Md5(Md5::new()),
+            ChecksumAlgorithm::Xxhash64 => State::Xxhash64(Box::new(Xxh64::new(0))),
+            ChecksumAlgorithm::Xxhash3 => State::Xxhash3(Box::new(Xxh3::new())),
+            ChecksumAlgorithm::Xxhash128 => State::Xxhash128(Box::new(Xxh3::new())),
         };
         Self { algorithm, state }
     }
@@ -37,16 +47,33 @@ impl Hasher {
             State::Crc(digest) => digest.update(bytes),
             State::Sha1(digest) => digest.update(bytes),
             State::Sha256(digest) => digest.update(bytes),
+            State::Sha512(digest) => digest.update(bytes),
+            State::Md5(digest) => digest.update(bytes),
+            State::Xxhash64(digest) => digest.update(bytes),
+            State::Xxhash3(digest) | State::Xxhash128(digest) => digest.update(bytes),
         }
     }
 
-    /// The digest, big-endian, 4, 8, 20 or 32 bytes.
+    /// The digest, big-endian.
     pub fn finalize(self) -> Box<[u8]> {
         match self.state {
             State::Crc(digest) => crc_bytes(self.algorithm, digest.finalize()),
             State::Sha1(digest) => digest.finalize().as_slice().into(),
             State::Sha256(digest) => digest.finalize().as_slice().into(),
+            State::Sha512(digest) => digest.finalize().as_slice().into(),
+            State::Md5(digest) => digest.finalize().as_slice().into(),
+            State::Xxhash64(digest) => digest.digest().to_be_bytes().into(),
+            State::Xxhash3(digest) => digest.digest().to_be_bytes().into(),
+            State::Xxhash128(digest) => digest.digest128().to_be_bytes().into(),
         }
+    }
+}
+
+impl std::fmt::Debug for Hasher {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Hasher")
+            .field("algorithm", &self.algorithm)
+            .finish_non_exhaustive()
     }
 }
 
@@ -112,13 +139,7 @@ pub fn format(checksum: &Checksum, parts: usize) -> String {
 
 /// `CRC32`, `CRC32C`, `CRC64NVME`, `SHA1` or `SHA256`.
 pub fn algorithm_name(algorithm: ChecksumAlgorithm) -> &'static str {
-    match algorithm {
-        ChecksumAlgorithm::Crc32 => "CRC32",
-        ChecksumAlgorithm::Crc32c => "CRC32C",
-        ChecksumAlgorithm::Crc64nvme => "CRC64NVME",
-        ChecksumAlgorithm::Sha1 => "SHA1",
-        ChecksumAlgorithm::Sha256 => "SHA256",
-    }
+    facts(algorithm).name
 }
 
 /// The algorithm of a name, in any case as S3 takes it.
@@ -130,24 +151,12 @@ pub fn algorithm_by_name(name: &str) -> Option<ChecksumAlgorithm> {
 
 /// `x-amz-checksum-crc32` and its like.
 pub fn header_name(algorithm: ChecksumAlgorithm) -> &'static str {
-    match algorithm {
-        ChecksumAlgorithm::Crc32 => "x-amz-checksum-crc32",
-        ChecksumAlgorithm::Crc32c => "x-amz-checksum-crc32c",
-        ChecksumAlgorithm::Crc64nvme => "x-amz-checksum-crc64nvme",
-        ChecksumAlgorithm::Sha1 => "x-amz-checksum-sha1",
-        ChecksumAlgorithm::Sha256 => "x-amz-checksum-sha256",
-    }
+    facts(algorithm).header
 }
 
 /// `ChecksumCRC32` and its like, in XML.
 pub fn element_name(algorithm: ChecksumAlgorithm) -> &'static str {
-    match algorithm {
-        ChecksumAlgorithm::Crc32 => "ChecksumCRC32",
-        ChecksumAlgorithm::Crc32c => "ChecksumCRC32C",
-        ChecksumAlgorithm::Crc64nvme => "ChecksumCRC64NVME",
-        ChecksumAlgorithm::Sha1 => "ChecksumSHA1",
-        ChecksumAlgorithm::Sha256 => "ChecksumSHA256",
-    }
+    facts(algorithm).element
 }
 
 /// The algorithm of a header or trailer name in lower case.
@@ -169,21 +178,16 @@ pub fn kind_name(kind: ChecksumKind) -> &'static str {
 pub fn default_kind(algorithm: ChecksumAlgorithm) -> ChecksumKind {
     match algorithm {
         ChecksumAlgorithm::Crc64nvme => ChecksumKind::FullObject,
-        ChecksumAlgorithm::Crc32
-        | ChecksumAlgorithm::Crc32c
-        | ChecksumAlgorithm::Sha1
-        | ChecksumAlgorithm::Sha256 => ChecksumKind::Composite,
+        _ => ChecksumKind::Composite,
     }
 }
 
-/// Whether an upload may ask for this: CRC64NVME is never composite, a SHA always.
+/// Whether an upload may ask for this: CRC64NVME is never composite, what is no CRC always.
 pub fn upload_supports(algorithm: ChecksumAlgorithm, kind: ChecksumKind) -> bool {
-    match (algorithm, kind) {
-        (ChecksumAlgorithm::Crc64nvme, kind) => kind == ChecksumKind::FullObject,
-        (ChecksumAlgorithm::Sha1 | ChecksumAlgorithm::Sha256, kind) => {
-            kind == ChecksumKind::Composite
-        }
-        (ChecksumAlgorithm::Crc32 | ChecksumAlgorithm::Crc32c, _) => true,
+    match algorithm {
+        ChecksumAlgorithm::Crc64nvme => kind == ChecksumKind::FullObject,
+        ChecksumAlgorithm::Crc32 | ChecksumAlgorithm::Crc32c => true,
+        _ => kind == ChecksumKind::Composite,
     }
 }
 
@@ -270,17 +274,23 @@ pub(super) fn more_than_one() -> S3Error {
 pub(super) fn unknown(header: &str) -> S3Error {
     let message = format!(
         "The checksum algorithm of '{header}' is not supported. Use one of \
-         CRC32, CRC32C, CRC64NVME, SHA1, SHA256."
+         {}.",
+        all_names()
     );
     S3Error::with_message(Code::InvalidRequest, message)
 }
 
-#[derive(Clone, Debug)]
+/// Boxed where it is several times the size of the others.
+#[derive(Clone)]
 enum State {
-    // Boxed because it carries its tables' keys, several times the size of the others.
     Crc(Box<crc_fast::Digest>),
     Sha1(Sha1),
     Sha256(Sha256),
+    Sha512(Box<Sha512>),
+    Md5(Md5),
+    Xxhash64(Box<Xxh64>),
+    Xxhash3(Box<Xxh3>),
+    Xxhash128(Box<Xxh3>),
 }
 
 fn composite<'a>(
@@ -301,8 +311,11 @@ fn combined<'a>(
     algorithm: ChecksumAlgorithm,
     parts: impl IntoIterator<Item = PartDigest<'a>>,
 ) -> Option<Box<[u8]>> {
-    let Family::Crc(crc) = family(algorithm) else {
-        return None;
+    let crc = match algorithm {
+        ChecksumAlgorithm::Crc32 => CrcAlgorithm::Crc32IsoHdlc,
+        ChecksumAlgorithm::Crc32c => CrcAlgorithm::Crc32Iscsi,
+        ChecksumAlgorithm::Crc64nvme => CrcAlgorithm::Crc64Nvme,
+        _ => return None,
     };
     let mut all = crc_fast::Digest::new(crc).finalize();
     for part in parts {
@@ -310,22 +323,6 @@ fn combined<'a>(
         all = crc_fast::checksum_combine(crc, all, value, part.size_bytes);
     }
     Some(crc_bytes(algorithm, all))
-}
-
-enum Family {
-    Crc(CrcAlgorithm),
-    Sha1,
-    Sha256,
-}
-
-fn family(algorithm: ChecksumAlgorithm) -> Family {
-    match algorithm {
-        ChecksumAlgorithm::Crc32 => Family::Crc(CrcAlgorithm::Crc32IsoHdlc),
-        ChecksumAlgorithm::Crc32c => Family::Crc(CrcAlgorithm::Crc32Iscsi),
-        ChecksumAlgorithm::Crc64nvme => Family::Crc(CrcAlgorithm::Crc64Nvme),
-        ChecksumAlgorithm::Sha1 => Family::Sha1,
-        ChecksumAlgorithm::Sha256 => Family::Sha256,
-    }
 }
 
 fn crc_bytes(algorithm: ChecksumAlgorithm, value: u64) -> Box<[u8]> {
@@ -346,22 +343,60 @@ fn crc_value(algorithm: ChecksumAlgorithm, digest: &[u8]) -> Option<u64> {
 }
 
 fn digest_bytes(algorithm: ChecksumAlgorithm) -> usize {
-    match algorithm {
-        ChecksumAlgorithm::Crc32 | ChecksumAlgorithm::Crc32c => 4,
-        ChecksumAlgorithm::Crc64nvme => 8,
-        ChecksumAlgorithm::Sha1 => 20,
-        ChecksumAlgorithm::Sha256 => 32,
+    facts(algorithm).digest_bytes
+}
+
+/// What S3 calls an algorithm, and how long its digests are.
+struct Facts {
+    name: &'static str,
+    header: &'static str,
+    element: &'static str,
+    digest_bytes: usize,
+}
+
+fn facts(algorithm: ChecksumAlgorithm) -> Facts {
+    macro_rules! facts {
+        ($name:literal, $header:literal, $digest_bytes:literal) => {
+            Facts {
+                name: $name,
+                header: concat!("x-amz-checksum-", $header),
+                element: concat!("Checksum", $name),
+                digest_bytes: $digest_bytes,
+            }
+        };
     }
+    match algorithm {
+        ChecksumAlgorithm::Crc32 => facts!("CRC32", "crc32", 4),
+        ChecksumAlgorithm::Crc32c => facts!("CRC32C", "crc32c", 4),
+        ChecksumAlgorithm::Crc64nvme => facts!("CRC64NVME", "crc64nvme", 8),
+        ChecksumAlgorithm::Sha1 => facts!("SHA1", "sha1", 20),
+        ChecksumAlgorithm::Sha256 => facts!("SHA256", "sha256", 32),
+        ChecksumAlgorithm::Sha512 => facts!("SHA512", "sha512", 64),
+        ChecksumAlgorithm::Md5 => facts!("MD5", "md5", 16),
+        ChecksumAlgorithm::Xxhash64 => facts!("XXHASH64", "xxhash64", 8),
+        ChecksumAlgorithm::Xxhash3 => facts!("XXHASH3", "xxhash3", 8),
+        ChecksumAlgorithm::Xxhash128 => facts!("XXHASH128", "xxhash128", 16),
+    }
+}
+
+/// The names of all algorithms, for people.
+pub(super) fn all_names() -> String {
+    ALGORITHMS.map(algorithm_name).join(", ")
 }
 
 const HEADER_PREFIX: &str = "x-amz-checksum-";
 
-const ALGORITHMS: [ChecksumAlgorithm; 5] = [
+const ALGORITHMS: [ChecksumAlgorithm; 10] = [
     ChecksumAlgorithm::Crc32,
     ChecksumAlgorithm::Crc32c,
     ChecksumAlgorithm::Crc64nvme,
     ChecksumAlgorithm::Sha1,
     ChecksumAlgorithm::Sha256,
+    ChecksumAlgorithm::Sha512,
+    ChecksumAlgorithm::Md5,
+    ChecksumAlgorithm::Xxhash64,
+    ChecksumAlgorithm::Xxhash3,
+    ChecksumAlgorithm::Xxhash128,
 ];
 
 #[cfg(test)]
@@ -383,7 +418,7 @@ mod tests {
             .collect()
     }
 
-    /// The check values of the CRC catalogue, and FIPS 180's for the SHAs.
+    /// The check values of the CRC catalogue, FIPS 180's for the SHAs.
     #[test]
     fn known_digests() {
         let hex = |algorithm, text: &str| {
@@ -407,6 +442,17 @@ mod tests {
             hex(ChecksumAlgorithm::Sha256, "abc"),
             "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
         );
+        // RFC 1321, and the values of xxhsum 0.8.
+        assert_eq!(
+            hex(ChecksumAlgorithm::Md5, "abc"),
+            "900150983cd24fb0d6963f7d28e17f72"
+        );
+        assert_eq!(hex(ChecksumAlgorithm::Xxhash64, ""), "ef46db3751d8e999");
+        assert_eq!(hex(ChecksumAlgorithm::Xxhash3, ""), "2d06800538d394c2");
+        assert_eq!(
+            hex(ChecksumAlgorithm::Xxhash128, ""),
+            "99aa06d3014798d86001c324468d497f"
+        );
     }
 
     #[test]
@@ -423,7 +469,7 @@ mod tests {
             algorithm_by_name("crc64nvme"),
             Some(ChecksumAlgorithm::Crc64nvme)
         );
-        assert_eq!(algorithm_by_name("MD5"), None);
+        assert_eq!(algorithm_by_name("CRC16"), None);
     }
 
     #[test]
@@ -464,7 +510,7 @@ mod tests {
                 "Multiple checksum Types",
             ),
             (&[crc32, crc32], "Multiple checksum Types"),
-            (&[("x-amz-checksum-xxhash3", "x")], "x-amz-checksum-xxhash3"),
+            (&[("x-amz-checksum-crc16", "x")], "x-amz-checksum-crc16"),
             (
                 &[("x-amz-checksum-crc32", "y/Q5Jg")],
                 "x-amz-checksum-crc32",

@@ -168,8 +168,11 @@ pub(super) fn wanted_algorithm(headers: &HeaderMap) -> Result<Option<ChecksumAlg
     checksum::algorithm_by_name(raw).map(Some).ok_or_else(|| {
         S3Error::with_message(
             Code::InvalidRequest,
-            "Checksum algorithm provided is unsupported. Please try again with any of the valid \
-             types: [CRC32, CRC32C, CRC64NVME, SHA1, SHA256]",
+            format!(
+                "Checksum algorithm provided is unsupported. Please try again with any of the \
+                 valid types: [{}]",
+                checksum::all_names()
+            ),
         )
     })
 }

@@ -4,6 +4,7 @@
 //! Reading order: [`handle`], `request` (what is asked of what), `route` (which operation),
 //! `auth` (who asks), `authorize` (may they), then one file per verb or family of verbs.
 
+mod attributes;
 pub mod auth;
 mod authorize;
 mod bucket;
@@ -14,11 +15,14 @@ mod cors;
 mod delete;
 mod document;
 mod error;
+mod form;
 mod get;
 mod headers;
 mod list;
 mod multipart;
 pub mod payload;
+mod post;
+mod post_policy;
 mod put;
 mod range;
 mod reply;
@@ -244,6 +248,7 @@ async fn answer(
         Target::Service => service::list_buckets(&call).await,
         Target::Bucket(name) => match operation {
             Operation::CreateBucket => bucket::create(call, &name).await,
+            Operation::PostObject => post::object(call, &name).await,
             operation => {
                 let bucket = authorize::enter(s3, call.who.identity(), head, &name).await?;
                 bucket_verb(call, operation, bucket, &name).await
@@ -294,6 +299,7 @@ async fn object_verb(
         Operation::GetObject => get::object(&call, &bucket, object).await,
         Operation::HeadObject => get::head(&call, &bucket, object).await,
         Operation::GetObjectAcl => get::acl(&call, &bucket, object).await,
+        Operation::GetObjectAttributes => attributes::object(&call, &bucket, object).await,
         Operation::PutObject => put::object(call, &bucket, object).await,
         Operation::CopyObject => copy::object(&call, &bucket, object).await,
         Operation::DeleteObject => delete::object(&call, &bucket, object).await,

@@ -47,6 +47,8 @@ pub(super) enum Operation {
     PutObjectTagging,
     DeleteObjectTagging,
     PreflightRequest,
+    PostObject,
+    GetObjectAttributes,
     GetBucketAccelerateConfiguration,
     GetBucketLogging,
     GetBucketNotificationConfiguration,
@@ -518,7 +520,7 @@ static TABLE: &[Row] = &[
     sub!("GET" Bucket "metrics" ListBucketMetricsConfigurations, optional "continuation-token"),
     missing!("GET" Object "annotation" "GetObjectAnnotation", "annotationName"),
     missing!("GET" Object "annotation" "ListObjectAnnotations"),
-    missing!("GET" Object "attributes" "GetObjectAttributes"),
+    sub!("GET" Object "attributes" GetObjectAttributes, optional "versionId"),
     missing!("GET" Object "legal-hold" "GetObjectLegalHold"),
     missing!("GET" Object "retention" "GetObjectRetention"),
     sub!("GET" Object "tagging" GetObjectTagging, optional "versionId"),
@@ -557,13 +559,7 @@ static TABLE: &[Row] = &[
     missing!("POST" Object "restore" "RestoreObject"),
     missing!("POST" Object "select" "SelectObjectContent"),
     // A browser's form upload; its fields are in the body.
-    row(
-        "POST",
-        Level::Bucket,
-        &[],
-        &[],
-        Answer::NotImplemented("PostObject"),
-    ),
+    row("POST", Level::Bucket, &[], &[], verb(Operation::PostObject)),
     row(
         "POST",
         Level::Object,

@@ -152,6 +152,11 @@ pub(crate) async fn every_kind_of_checksum_is_kept(f: Fixture) {
         (ChecksumAlgorithm::Crc64nvme, 8),
         (ChecksumAlgorithm::Sha1, 20),
         (ChecksumAlgorithm::Sha256, 32),
+        (ChecksumAlgorithm::Sha512, 64),
+        (ChecksumAlgorithm::Md5, 16),
+        (ChecksumAlgorithm::Xxhash64, 8),
+        (ChecksumAlgorithm::Xxhash3, 8),
+        (ChecksumAlgorithm::Xxhash128, 16),
     ];
     let bytes = pattern(1, 100);
     for (algorithm, size) in kinds {

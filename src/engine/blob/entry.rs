@@ -335,6 +335,11 @@ fn algorithm_number(algorithm: ChecksumAlgorithm) -> u8 {
         ChecksumAlgorithm::Crc64nvme => 3,
         ChecksumAlgorithm::Sha1 => 4,
         ChecksumAlgorithm::Sha256 => 5,
+        ChecksumAlgorithm::Sha512 => 6,
+        ChecksumAlgorithm::Md5 => 7,
+        ChecksumAlgorithm::Xxhash64 => 8,
+        ChecksumAlgorithm::Xxhash3 => 9,
+        ChecksumAlgorithm::Xxhash128 => 10,
     }
 }
 
@@ -347,6 +352,11 @@ fn take_checksum(field: &[u8]) -> Option<Checksum> {
             3 => ChecksumAlgorithm::Crc64nvme,
             4 => ChecksumAlgorithm::Sha1,
             5 => ChecksumAlgorithm::Sha256,
+            6 => ChecksumAlgorithm::Sha512,
+            7 => ChecksumAlgorithm::Md5,
+            8 => ChecksumAlgorithm::Xxhash64,
+            9 => ChecksumAlgorithm::Xxhash3,
+            10 => ChecksumAlgorithm::Xxhash128,
             _ => return None,
         },
         kind: match from.u8()? {

@@ -13,7 +13,7 @@
 //! | 2 | ETag: 16 bytes (MD5), 16 bytes and a varint (`<32 hex>-<n>`) |
 //! | 3 | ETag as text, where it has another form |
 //! | 4 | last modification as S3 shows it (i64 nanoseconds), where it is not the guard's |
-//! | 5 | checksum: algorithm (0 CRC32, 1 CRC32C, 2 CRC64NVME, 3 SHA1, 4 SHA256), kind (0 full object, 1 composite), digest |
+//! | 5 | checksum: algorithm (0 CRC32, 1 CRC32C, 2 CRC64NVME, 3 SHA1, 4 SHA256, 5 SHA512, 6 MD5, 7 XXHASH64, 8 XXHASH3, 9 XXHASH128), kind (0 full object, 1 composite), digest |
 //! | 6..=12 | content type, encoding, language, disposition, cache control, expires, website redirect |
 //! | 13 | one pair of user metadata: length of the name (varint), name, value; repeated in order |
 //! | 14 | parts 1..=count of one size: count, size, size of the last (varints) |
@@ -484,6 +484,11 @@ fn algorithm_code(algorithm: ChecksumAlgorithm) -> u8 {
         ChecksumAlgorithm::Crc64nvme => 2,
         ChecksumAlgorithm::Sha1 => 3,
         ChecksumAlgorithm::Sha256 => 4,
+        ChecksumAlgorithm::Sha512 => 5,
+        ChecksumAlgorithm::Md5 => 6,
+        ChecksumAlgorithm::Xxhash64 => 7,
+        ChecksumAlgorithm::Xxhash3 => 8,
+        ChecksumAlgorithm::Xxhash128 => 9,
     }
 }
 
@@ -494,6 +499,11 @@ fn algorithm_of(code: u8) -> Result<ChecksumAlgorithm, Damaged> {
         2 => Ok(ChecksumAlgorithm::Crc64nvme),
         3 => Ok(ChecksumAlgorithm::Sha1),
         4 => Ok(ChecksumAlgorithm::Sha256),
+        5 => Ok(ChecksumAlgorithm::Sha512),
+        6 => Ok(ChecksumAlgorithm::Md5),
+        7 => Ok(ChecksumAlgorithm::Xxhash64),
+        8 => Ok(ChecksumAlgorithm::Xxhash3),
+        9 => Ok(ChecksumAlgorithm::Xxhash128),
         _ => Err(Damaged),
     }
 }
@@ -501,9 +511,13 @@ fn algorithm_of(code: u8) -> Result<ChecksumAlgorithm, Damaged> {
 fn digest_bytes(algorithm: ChecksumAlgorithm) -> usize {
     match algorithm {
         ChecksumAlgorithm::Crc32 | ChecksumAlgorithm::Crc32c => 4,
-        ChecksumAlgorithm::Crc64nvme => 8,
+        ChecksumAlgorithm::Crc64nvme | ChecksumAlgorithm::Xxhash64 | ChecksumAlgorithm::Xxhash3 => {
+            8
+        }
+        ChecksumAlgorithm::Md5 | ChecksumAlgorithm::Xxhash128 => 16,
         ChecksumAlgorithm::Sha1 => 20,
         ChecksumAlgorithm::Sha256 => 32,
+        ChecksumAlgorithm::Sha512 => 64,
     }
 }
 

@@ -40,6 +40,23 @@ impl Gate {
         Self { settings, clock }
     }
 
+    /// Whether requests must be signed to be somebody's.
+    pub(super) fn is_required(&self) -> bool {
+        self.settings.required
+    }
+
+    pub(super) fn takes_v2(&self) -> bool {
+        self.settings.sigv2
+    }
+
+    pub(super) fn region(&self) -> &str {
+        &self.settings.region
+    }
+
+    pub(super) fn users(&self) -> arc_swap::Guard<Arc<Users>> {
+        self.settings.users.load()
+    }
+
     /// Finds out who sent `head` and how its body has to be verified. `virtual_bucket` is the
     /// bucket that the Host header names, if it does.
     ///
@@ -336,7 +353,7 @@ fn query_traces(head: &Parts) -> (bool, bool) {
     (v4, v2)
 }
 
-fn v2_refused() -> S3Error {
+pub(super) fn v2_refused() -> S3Error {
     S3Error::with_message(
         Code::InvalidRequest,
         "The authorization mechanism you have provided is not supported. \

@@ -2,12 +2,13 @@
 //!
 //! Reading order: [`users`] (who there is), [`gate`] (the one `match` over the ways to
 //! authenticate), `canonical` and `sigv4` (signature version 4 in the header), `presigned` (the
-//! same in the query), `sigv2` (version 2 in both places), [`chunked`] (bodies in signed or
-//! unsigned chunks).
+//! same in the query), `sigv2` (version 2 in both places), `post` (forms), [`chunked`] (bodies in
+//! signed or unsigned chunks).
 
 mod canonical;
 mod chunked;
 mod gate;
+mod post;
 mod presigned;
 mod sigv2;
 mod sigv4;
@@ -15,6 +16,8 @@ mod users;
 
 pub use chunked::{ChunkDecoder, ChunkFault, ChunkSigner, Step, TrailerLine};
 pub use gate::{Authenticated, Gate, GateSettings, PayloadSpec};
+pub use post::FormSignature;
+pub(super) use post::missing as missing_field;
 pub(super) use presigned::hoisted;
 pub use users::{DuplicateKey, Identity, Secret, User, Users};
 

@@ -178,6 +178,7 @@ pub(super) fn session_token_refused() -> S3Error {
 pub(super) enum Place {
     Header,
     Query,
+    Form,
 }
 
 impl Place {
@@ -190,6 +191,10 @@ impl Place {
             Self::Query => S3Error::with_message(
                 Code::AuthorizationQueryParametersError,
                 format!("The authorization query parameters are malformed; {what}."),
+            ),
+            Self::Form => S3Error::with_message(
+                Code::InvalidArgument,
+                format!("The signature of the form is malformed; {what}."),
             ),
         }
     }
@@ -314,9 +319,11 @@ impl Stamp {
 
     fn parse_http(text: &str) -> Option<Self> {
         let with_zone = || {
-            jiff::fmt::rfc2822::parse(text)
+            // Not every client knows what day of the week it is.
+            jiff::fmt::rfc2822::DateTimeParser::new()
+                .relaxed_weekday(true)
+                .parse_timestamp(text)
                 .ok()
-                .map(|at| at.timestamp())
         };
         let in_gmt = || {
             let time = httpdate::parse_http_date(text).ok()?;
@@ -398,6 +405,14 @@ struct CachedKey {
     date: Box<str>,
     region: Box<str>,
     key: HmacSha256,
+}
+
+impl Account {
+    /// The key that signs in this scope, remembered or derived.
+    pub(super) fn signing_key(&self, scope: &Scope<'_>) -> HmacSha256 {
+        let derive = || signing_key(&self.user.secret_key, scope);
+        self.signing_keys.find(scope).unwrap_or_else(derive)
+    }
 }
 
 /// The HMAC state that is keyed for one date, region and service.

@@ -433,3 +433,18 @@ fn sec_auth_dispatch_header_v2_refuses_all_else() {
         Err(Code::InvalidRequest)
     );
 }
+
+#[test]
+fn a_date_with_a_wrong_day_of_the_week_is_read() {
+    for date in [
+        "Wed, 25 Nov 2026 14:14:49 GMT",
+        "Mon, 25 Nov 2026 14:14:49 GMT",
+        "Mon, 25 Nov 2026 14:14:49 +0000",
+        "20261125T141449Z",
+    ] {
+        let mut headers = http::HeaderMap::new();
+        headers.insert(http::header::DATE, date.parse().unwrap());
+        let stamp = super::super::sigv4::Stamp::of_headers(&headers).unwrap();
+        assert_eq!(stamp.to_string(), "20261125T141449Z", "{date}");
+    }
+}
