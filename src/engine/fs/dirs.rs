@@ -216,6 +216,11 @@ impl FsBucket {
         if self.shared.durability == Durability::Relaxed {
             return Ok(());
         }
+        self.sync_names(path, dir)
+    }
+
+    /// The same in both modes.
+    pub(super) fn sync_names(&self, path: &str, dir: impl AsFd) -> Result<(), EngineError> {
         self.sync_chain(path, dir)
             .map_err(|errno| self.poison(errno))
     }

@@ -8,13 +8,14 @@ use super::draft::{Content, Draft};
 use super::faults::{Doing, off_shard};
 use super::history::Stamp;
 use super::lock::KeyLock;
+use super::overlay;
 use super::put::copy_bytes;
 use super::record::{Record, part_sizes};
 use super::succession::Succession;
 use super::types::Description;
-use super::walk::{Patience, Pinned};
+use super::walk::{Patience, Pinned, Place, is_absent, split, tree_path};
 use crate::clock::Timestamp;
-use crate::engine::{EngineError, Entry, Metadata, ObjectKey, Precondition, Tags};
+use crate::engine::{Durability, EngineError, Entry, Metadata, ObjectKey, Precondition, Tags};
 use crate::io::files;
 
 /// What is to be different.
@@ -77,7 +78,9 @@ impl FsBucket {
             // them loses both. Where a copy shares the bytes, a rename makes the change one step.
             let is_shared = pinned.linked || pinned.stat.links > 1;
             if is_shared || bucket.traits.reflinks {
-                return bucket.describe_copy(&lock, &key, &pinned, &entry, change);
+                let entry = bucket.describe_copy(&lock, &key, &pinned, &entry, change)?;
+                bucket.sync_name(&key, pinned.place)?;
+                return Ok(entry);
             }
             bucket.describe_in_place(&lock, &key, &pinned, change)
         })
@@ -146,6 +149,25 @@ impl FsBucket {
         // It stays the version that it is.
         let succession = Succession::Replace(Stamp::of(&entry.version));
         self.succeed(lock, key, Content::Draft(draft), description, succession)
+    }
+
+    /// Makes the copy's name durable in relaxed mode too: a change of metadata alone that was
+    /// answered survives loss of power in both modes, as it does where it is made in place.
+    fn sync_name(&self, key: &ObjectKey, place: Place) -> Result<(), EngineError> {
+        if self.shared.durability == Durability::Strict {
+            return Ok(());
+        }
+        // What was in the overlay may have found room in the tree.
+        let overlaid = (place == Place::Overlay).then(|| overlay::path(key));
+        for path in [tree_path(key), overlaid.as_deref()].into_iter().flatten() {
+            let above = split(path).0;
+            match self.open_directory(above) {
+                Ok(dir) => self.sync_names(above, &dir)?,
+                Err(errno) if is_absent(errno) => {}
+                Err(errno) => return Err(errno).doing("opening the directory of a key"),
+            }
+        }
+        Ok(())
     }
 }
 
