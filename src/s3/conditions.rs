@@ -93,17 +93,11 @@ pub(super) fn failed(condition: &str) -> S3Error {
     S3Error::new(Code::PreconditionFailed).detail("Condition", condition)
 }
 
-/// The conditions of PUT, Copy and Complete: `If-Match: "etag"` and `If-None-Match: *`.
+/// The conditions of PUT, Copy and Complete: `If-Match`, or `If-None-Match`, which Amazon's S3
+/// takes with `*` only.
 pub(super) fn of_write(headers: &HeaderMap) -> Result<Precondition, S3Error> {
     let if_match = headers.get(header::IF_MATCH).and_then(etag_condition);
     let if_none_match = headers.get(header::IF_NONE_MATCH).and_then(etag_condition);
-    if matches!(if_none_match, Some(Condition::OneOf(_))) {
-        return Err(S3Error::with_message(
-            Code::NotImplemented,
-            "If-None-Match on a write takes only '*'.",
-        )
-        .detail("Header", "If-None-Match"));
-    }
     if if_match.is_some() && if_none_match.is_some() {
         return Err(S3Error::with_message(
             Code::InvalidRequest,

@@ -8,7 +8,7 @@ use super::error::{Code, S3Error};
 use super::range::{self, Asked};
 use super::reply::{self, Reply, ReplyBody};
 use super::request::ObjectRef;
-use super::{Call, bucket, headers, reserve};
+use super::{Call, bucket, checksum, headers, reserve};
 use crate::engine::{Bucket, EngineError, Entry, Range};
 use crate::limits::PART_NUMBER_MAX;
 
@@ -90,6 +90,7 @@ pub(super) fn missing(error: EngineError, object: &ObjectRef) -> S3Error {
 /// Status and headers of a read, and the bytes it covers.
 fn head_of(call: &Call<'_>, entry: &Entry) -> Result<(Reply, Range), S3Error> {
     let asked_headers = &call.head.headers;
+    refuse_encryption(asked_headers)?;
     match ReadConditions::of_read(asked_headers).judge(entry) {
         Verdict::Go => {}
         Verdict::NotModified => return Err(not_modified(entry)),
@@ -117,6 +118,25 @@ fn head_of(call: &Call<'_>, entry: &Entry) -> Result<(Reply, Range), S3Error> {
     write_checksum(call, out, entry, &selection);
     override_headers(call, out)?;
     Ok((reply, selection.range))
+}
+
+/// No object is encrypted, so whoever gives a key or names an algorithm speaks of another one.
+fn refuse_encryption(headers: &HeaderMap) -> Result<(), S3Error> {
+    const HEADER: &str = "x-amz-server-side-encryption";
+    let mut names = headers.keys().map(HeaderName::as_str);
+    match names.find(|name| name.starts_with(HEADER)) {
+        None => Ok(()),
+        Some(name) if name.starts_with("x-amz-server-side-encryption-customer-") => {
+            Err(S3Error::with_message(
+                Code::InvalidRequest,
+                "The encryption parameters are not applicable to this object.",
+            ))
+        }
+        Some(name) => {
+            let message = "The header is not supported for this operation.";
+            Err(S3Error::invalid_argument(message, name, ""))
+        }
+    }
 }
 
 /// What of the object is asked for.
@@ -255,6 +275,13 @@ fn write_checksum(call: &Call<'_>, out: &mut HeaderMap, entry: &Entry, selection
     if let Some(part) = selection.part.and_then(|at| entry.parts.get(at)) {
         if let Some(checksum) = &part.checksum {
             headers::write_checksum(out, checksum, 0);
+            // The type says how the object's checksum is made of such ones.
+            let of_object = entry
+                .checksum
+                .as_ref()
+                .map_or(checksum.kind, |sum| sum.kind);
+            let kind = HeaderValue::from_static(checksum::kind_name(of_object));
+            out.insert("x-amz-checksum-type", kind);
         }
     } else if let Some(checksum) = entry.checksum.as_ref().filter(|_| whole) {
         headers::write_checksum(out, checksum, entry.parts.len());

@@ -43,6 +43,8 @@ impl PostPolicy {
             .get("expiration")
             .ok_or_else(|| invalid("Policy missing expiration"))?
             .as_str()
+            // The one form of ISO 8601 that S3 takes.
+            .filter(|text| text.ends_with('Z') && text.contains('T'))
             .and_then(parse_time)
             .ok_or_else(|| invalid("Invalid 'expiration' value"))?;
         let listed = document
@@ -276,6 +278,7 @@ mod tests {
             "{\"expiration\": \"2030-01-01T00:00:00Z\"}",
             "{\"Expiration\": \"2030-01-01T00:00:00Z\", \"conditions\": []}",
             "{\"expiration\": \"tomorrow\", \"conditions\": []}",
+            "{\"expiration\": \"2030-01-01 00:00:00+00:00\", \"conditions\": []}",
             "{\"expiration\": \"2030-01-01T00:00:00Z\", \"conditions\": {}}",
         ] {
             assert_eq!(

@@ -1,7 +1,5 @@
 //! Tags of buckets and objects: the header, the document, their limits, and the verbs about them.
 
-use std::collections::HashSet;
-
 use http::StatusCode;
 use http::header::HeaderMap;
 
@@ -41,8 +39,7 @@ pub(super) fn of_header(headers: &HeaderMap) -> Result<Tags, S3Error> {
         let decode = |text| request::decode_form(text).ok_or_else(malformed);
         tags.push((decode(key)?.into(), decode(value)?.into()));
     }
-    check(&tags, OBJECT_TAGS_MAX)?;
-    Ok(tags)
+    checked(tags, OBJECT_TAGS_MAX)
 }
 
 /// The tags of an object in a `Tagging` document.
@@ -61,18 +58,17 @@ fn parse(body: &[u8], most: usize) -> Result<Tags, S3Error> {
         let (key, value) = (tag.one("Key")?, tag.one("Value")?);
         tags.push((key.text.as_str().into(), value.text.as_str().into()));
     }
-    check(&tags, most)?;
-    Ok(tags)
+    checked(tags, most)
 }
 
-/// S3's user guide, "Categorizing your objects using tags".
-fn check(tags: &Tags, most: usize) -> Result<(), S3Error> {
+/// The tags ordered by key, if they keep to the limits: S3's user guide, "Categorizing your objects
+/// using tags".
+fn checked(mut tags: Tags, most: usize) -> Result<Tags, S3Error> {
     let invalid = |message: String| S3Error::with_message(Code::InvalidTag, message);
     if tags.len() > most {
         return Err(invalid(format!("There may be at most {most} tags.")));
     }
-    let mut seen = HashSet::new();
-    for (key, value) in tags {
+    for (key, value) in &tags {
         let length = key.chars().count();
         if !(1..=TAG_KEY_CHARS_MAX).contains(&length) || !key.chars().all(is_tag_char) {
             return Err(
@@ -89,14 +85,15 @@ fn check(tags: &Tags, most: usize) -> Result<(), S3Error> {
                 "System tags cannot be added/updated by requester".into(),
             ));
         }
-        if !seen.insert(&**key) {
-            return Err(
-                invalid("Cannot provide multiple Tags with the same key".into())
-                    .detail("TagKey", &**key),
-            );
-        }
     }
-    Ok(())
+    tags.sort_unstable();
+    let twice = |pair: &[(Box<str>, Box<str>)]| matches!(pair, [(a, _), (b, _)] if a == b);
+    if tags.windows(2).any(twice) {
+        return Err(invalid(
+            "Cannot provide multiple Tags with the same key".into(),
+        ));
+    }
+    Ok(tags)
 }
 
 fn is_tag_char(c: char) -> bool {
@@ -197,7 +194,7 @@ mod tests {
 
     #[test]
     fn a_header_is_a_query() {
-        let tags = header("a=1&b=x%20y+z&c&d=").unwrap();
+        let tags = header("b=x%20y+z&d=&c&a=1").unwrap();
         let text: Vec<_> = tags.iter().map(|(k, v)| format!("{k}={v}")).collect();
         assert_eq!(text, ["a=1", "b=x y z", "c=", "d="]);
         assert_eq!(header("%C3%A9=%ff"), Err(Code::InvalidArgument));

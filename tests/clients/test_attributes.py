@@ -80,6 +80,8 @@ def test_a_multipart_checksum_is_one_of_checksums(site, algorithm, payload):
     assert got["ObjectParts"]["TotalPartsCount"] == 2 and not got["ObjectParts"]["IsTruncated"]
     assert [part[name] for part in got["ObjectParts"]["Parts"]] == [part[name] for part in parts]
     assert [part["Size"] for part in got["ObjectParts"]["Parts"]] == [5 * MIB, 3]
+    part = site.get("k", PartNumber=2, ChecksumMode="ENABLED")
+    assert (part[name], part["ChecksumType"]) == (parts[1][name], "COMPOSITE")
     page = attributes(site, "k", ["ObjectParts"], MaxParts=1)["ObjectParts"]
     assert page["IsTruncated"] and page["NextPartNumberMarker"] == 1
     assert [part["PartNumber"] for part in page["Parts"]] == [1]

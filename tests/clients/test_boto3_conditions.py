@@ -63,7 +63,9 @@ def test_not_modified_carries_the_etag_and_no_body(stored):
 
 
 def test_put_if_none_match(site):
-    site.put("new", b"first", IfNoneMatch="*")
+    first = site.put("new", b"first", IfNoneMatch="*")["ETag"]
+    assert refused(site.put, key="new", body=b"second", IfNoneMatch=first)[:2] == FAILED
+    site.put("new", b"first", IfNoneMatch=OTHER)
     assert refused(site.put, key="new", body=b"second", IfNoneMatch="*")[:2] == FAILED
     assert site.read("new") == b"first"
     (site.directory / "by-hand").write_bytes(b"a file nobody uploaded")

@@ -270,3 +270,14 @@ def test_any_region_and_a_named_us_east_1_are_accepted(rooted):
     body = (b'<CreateBucketConfiguration xmlns="http://s3.amazonaws.com/doc/2006-03-01/">'
             b"<LocationConstraint>us-east-1</LocationConstraint></CreateBucketConfiguration>")
     assert wire.signed(rooted.server, "PUT", "/constrained", body=body).status == 200
+
+
+@pytest.mark.parametrize("header, code", [
+    ("x-amz-server-side-encryption", "InvalidArgument"),
+    ("x-amz-server-side-encryption-aws-kms-key-id", "InvalidArgument"),
+    ("x-amz-server-side-encryption-customer-key", "InvalidRequest"),
+])
+def test_reads_that_speak_of_encryption_are_refused(site, header, code):
+    site.put("k", b"data")
+    assert wire.signed(site.server, "GET", "/demo/k", headers={header: "x"}).code == code
+    assert wire.signed(site.server, "HEAD", "/demo/k", headers={header: "x"}).status == 400

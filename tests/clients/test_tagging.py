@@ -31,6 +31,12 @@ def test_an_object_is_tagged_when_it_is_put(site):
     assert "TagCount" not in site.get("k")
 
 
+def test_tags_come_back_ordered_by_key(site):
+    site.put("k", b"x", Tagging="b=2&c=3&a=1")
+    tags = site.s3.get_object_tagging(Bucket=site.bucket, Key="k")["TagSet"]
+    assert [tag["Key"] for tag in tags] == ["a", "b", "c"]
+
+
 def test_tags_are_replaced_and_deleted_and_nothing_else_changes(site):
     site.put("k", b"x", Metadata={"kept": "yes"}, ContentType="text/x")
     before = site.head("k")

@@ -311,6 +311,8 @@ impl Stamp {
             None => single(headers, DATE.as_str())?,
         };
         text.and_then(|text| Self::parse(text).or_else(|| Self::parse_http(text)))
+            // Before 1970 is no time but a mistake.
+            .filter(|stamp| stamp.unix_seconds >= 0)
             .ok_or_else(|| {
                 let message = "AWS authentication requires a valid Date or x-amz-date header";
                 S3Error::with_message(Code::AccessDenied, message)

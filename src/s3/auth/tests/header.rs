@@ -410,6 +410,10 @@ fn sec_auth_dispatch_header_v2_refuses_all_else() {
         [
             ("no date", good.in_header_v2(get(), "", "/bucket/key")),
             (
+                "before all time",
+                good.in_header_v2(get(), "Tue, 07 Jul 1950 21:53:04 GMT", "/bucket/key"),
+            ),
+            (
                 "no such date",
                 good.in_header_v2(get(), "today", "/bucket/key"),
             ),
