@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use bytes::Bytes;
 use lobos::engine::{
     Bucket, Condition, Deleted, EngineError, Metadata, Part, Precondition, Range, Resume, ScanItem,
-    ScanPlan, UploadId, UploadsPlan,
+    ScanPlan, Tags, UploadId, UploadsPlan,
 };
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -84,6 +84,10 @@ enum Operation {
     SetMetadata {
         key: String,
     },
+    SetTags {
+        key: String,
+        count: u8,
+    },
     Read {
         key: String,
         start: u16,
@@ -153,6 +157,7 @@ fn step() -> impl Strategy<Value = Step> {
         30 => put,
         22 => key().prop_map(|key| Operation::Delete { key }),
         4 => key().prop_map(|key| Operation::SetMetadata { key }),
+        4 => (key(), 0_u8..3).prop_map(|(key, count)| Operation::SetTags { key, count }),
         6 => read,
         6 => (key(), key()).prop_map(|(from, to)| Operation::Copy { from, to }),
         5 => upload.prop_map(|(key, parts)| Operation::OpenUpload { key, parts }),
@@ -267,6 +272,8 @@ struct Object {
     bytes: Vec<u8>,
     /// `None`: another program wrote it, and its ETag is the engine's choice.
     etag: Option<String>,
+    /// `None`: another program wrote it, and it may or may not have kept what was beside the bytes.
+    tags: Option<Tags>,
 }
 
 impl Object {
@@ -274,6 +281,7 @@ impl Object {
         Self {
             bytes: bytes.to_vec(),
             etag: Some(etag.as_str().to_owned()),
+            tags: Some(Tags::new()),
         }
     }
 }
@@ -416,6 +424,7 @@ impl Case {
                 self.check(key).await;
             }
             Operation::SetMetadata { key } => self.set_metadata(bucket, key).await,
+            Operation::SetTags { key, count } => self.set_tags(bucket, key, *count).await,
             Operation::Read { key, start, size } => self.read(bucket, key, *start, *size).await,
             Operation::Copy { from, to } => self.copy(bucket, from, to).await,
             Operation::OpenUpload { key, parts } => self.open_upload(bucket, key, parts).await,
@@ -456,8 +465,11 @@ impl Case {
         let none = Precondition::default();
         let (name_key, metadata) = (crate::fixture::key(name), marked("changed"));
         let changed = bucket.set_metadata(&name_key, metadata, &none).await;
-        match (changed, self.model.objects.get(name)) {
-            (Ok(entry), Some(_)) => assert_eq!(entry.metadata, marked("changed"), "{name:?}"),
+        match (changed, self.model.objects.get_mut(name)) {
+            (Ok(entry), Some(object)) => {
+                assert_eq!(entry.metadata, marked("changed"), "{name:?}");
+                object.tags = Some(Tags::new());
+            }
             (Err(EngineError::NoSuchKey), None) => {}
             (answer, object) => panic!("{name:?}: {answer:?}, there: {}", object.is_some()),
         }
@@ -466,6 +478,26 @@ impl Case {
             let entry = head(self.second(), name).await.unwrap();
             assert_ne!(entry.metadata, Metadata::default(), "{name:?}");
         }
+    }
+
+    async fn set_tags(&mut self, bucket: &Bucket, name: &str, count: u8) {
+        let tag = |n| (format!("{n}").into(), name.chars().take(200).collect());
+        let tags: Tags = (0..count).map(tag).collect();
+        let before = head(self.second(), name).await;
+        let tagged = bucket
+            .set_tags(&crate::fixture::key(name), tags.clone())
+            .await;
+        match (tagged, before, self.model.objects.get_mut(name)) {
+            (Ok(entry), Ok(before), Some(object)) => {
+                let mut expected = lobos::engine::Entry::clone(&before);
+                expected.metadata.tags.clone_from(&tags);
+                assert_eq!(*entry, expected, "{name:?}");
+                object.tags = Some(tags);
+            }
+            (Err(EngineError::NoSuchKey), Err(_), None) => {}
+            (answer, _, object) => panic!("{name:?}: {answer:?}, there: {}", object.is_some()),
+        }
+        self.check(name).await;
     }
 
     async fn read(&self, bucket: &Bucket, name: &str, start: u16, size: u16) {
@@ -621,7 +653,11 @@ impl Case {
     fn other_wrote(&mut self, path: &str) {
         if let Some(tree) = self.tree.as_ref().filter(|_| self.is_key(path)) {
             let bytes = fs::read(tree.join(path)).unwrap();
-            let object = Object { bytes, etag: None };
+            let object = Object {
+                bytes,
+                etag: None,
+                tags: None,
+            };
             self.model.objects.insert(path.to_owned(), object);
         }
     }
@@ -685,6 +721,9 @@ impl Case {
             assert_eq!(entry.size_bytes, bytes.len() as u64, "size of {name:?}");
             if let Some(etag) = &object.etag {
                 assert_eq!(entry.etag.as_str(), etag, "ETag of {name:?} ({which})");
+            }
+            if let Some(tags) = &object.tags {
+                assert_eq!(&entry.metadata.tags, tags, "tags of {name:?} ({which})");
             }
             assert_eq!(head(bucket, name).await.unwrap(), entry, "head of {name:?}");
         }
