@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use http::header::{self, HeaderMap, HeaderName};
+use http::header::{self, HeaderName};
 use http::request::Parts;
 use http::{HeaderValue, Method, Version};
 
@@ -43,7 +43,7 @@ pub(super) fn admit(
         };
     }
     if let Some(rules) = open
-        && check_open(rules, local, &head.headers)? == Page::Foreign
+        && check_open(rules, local, head)? == Page::Foreign
     {
         head.extensions.insert(ForeignPage);
     }
@@ -132,7 +132,8 @@ enum Page {
     Foreign,
 }
 
-fn check_open(rules: &OpenRules, local: &Local, headers: &HeaderMap) -> Result<Page, S3Error> {
+fn check_open(rules: &OpenRules, local: &Local, head: &Parts) -> Result<Page, S3Error> {
+    let headers = &head.headers;
     let host = headers
         .get(header::HOST)
         .and_then(|host| host.to_str().ok());
@@ -146,11 +147,20 @@ fn check_open(rules: &OpenRules, local: &Local, headers: &HeaderMap) -> Result<P
     }
     let mut origins = headers.get_all(header::ORIGIN).iter();
     match (origins.next(), origins.next()) {
+        (None, _) if posts_across_sites(head) => Ok(Page::Foreign),
         (None, _) => Ok(Page::Local),
         (Some(origin), None) if origin_host(origin).is_some_and(is_loopback) => Ok(Page::Local),
         (Some(_), None) => Ok(Page::Foreign),
         (Some(_), Some(_)) => Err(refused("There is more than one Origin header.")),
     }
+}
+
+/// A form needs no permission of the server it is sent to, and a browser may be told to leave the
+/// Origin out; that the page is of another site it says nevertheless.
+fn posts_across_sites(head: &Parts) -> bool {
+    let reads = matches!(head.method, Method::GET | Method::HEAD);
+    let site = head.headers.get("sec-fetch-site");
+    !reads && site.is_some_and(|site| site == "cross-site")
 }
 
 /// A loopback name, one under it (`<bucket>.localhost`), or one under a configured domain.
@@ -367,6 +377,16 @@ mod tests {
             ("origin", "http://localhost"),
             ("origin", "null"),
         ];
+        let across = [("host", "localhost"), ("sec-fetch-site", "cross-site")];
+        assert_eq!(
+            verdict(&across),
+            (true, false),
+            "a link in a page is followed"
+        );
+        let form = http::Request::post("/demo").header("host", "localhost");
+        let mut form = head(form.header("sec-fetch-site", "cross-site"));
+        assert!(admit(&mut form, Some(&rules), &local).is_ok());
+        assert!(form.extensions.get::<ForeignPage>().is_some(), "a form");
         assert!(!verdict(&twice).0);
     }
 

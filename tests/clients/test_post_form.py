@@ -211,6 +211,8 @@ def test_without_authentication_a_form_needs_no_signature(start, tmp_path):
     assert (tmp_path / "demo" / "k").read_bytes() == b"data"
     page = {"Origin": "https://page.example"}
     assert post(server, {"key": "other"}, headers=page).status == 403
+    assert post(server, {"key": "other"}, headers={"Sec-Fetch-Site": "cross-site"}).status == 403
+    assert post(server, {"key": "k"}, headers={"Sec-Fetch-Site": "same-origin"}).status == 204
     # A policy holds also where nobody looks at its signature.
     expired = {"key": "other", "policy": policy_of([{"key": "other"}], -1)}
     assert post(server, expired).code == "AccessDenied"
