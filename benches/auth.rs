@@ -93,6 +93,7 @@ fn gate() -> Gate {
         access_key: "AKIAIOSFODNN7EXAMPLE".into(),
         secret_key: Secret::new("wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY"),
         root: false,
+        policies: Vec::new(),
     };
     let users = Users::new(vec![user]).expect("one user");
     let settings = GateSettings {

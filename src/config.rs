@@ -15,12 +15,15 @@ use std::fs;
 use std::io;
 use std::net::{IpAddr, ToSocketAddrs};
 use std::path::{Component, Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Deserializer};
 use zeroize::Zeroizing;
 
 use crate::engine::{BucketName, Durability};
+use crate::s3::Ownership;
+use crate::s3::auth::policy::{self, Policy};
 
 pub use units::{BlobPlace, Listen, shell_quoted};
 
@@ -49,6 +52,8 @@ pub struct Server {
     pub region: Box<str>,
     /// Lower case, without a trailing dot: `<bucket>.<domain>` names a bucket.
     pub domains: Vec<Box<str>>,
+    /// Of buckets whose owner did not choose one.
+    pub object_ownership: Ownership,
     /// `None`: the XDG state directory.
     pub state_dir: Option<PathBuf>,
     pub limits: Limits,
@@ -139,6 +144,8 @@ pub struct User {
     pub id: Box<str>,
     pub access_key: Box<str>,
     pub secret_key: SecretText,
+    /// What it may do beside working in the buckets that it owns.
+    pub policy: Option<Arc<Policy>>,
 }
 
 impl User {
@@ -149,6 +156,7 @@ impl User {
             id: ROOT.into(),
             access_key,
             secret_key,
+            policy: None,
         }
     }
 }
@@ -311,6 +319,7 @@ fn build(raw: raw::File, base: &Path, overrides: Overrides) -> Result<Config, Co
                 .iter()
                 .map(|name| domain(name))
                 .collect::<Result<_, _>>()?,
+            object_ownership: server.object_ownership.unwrap_or_default(),
             state_dir: overrides
                 .state_dir
                 .or(server.state_dir.map(|dir| base.join(dir))),
@@ -704,11 +713,43 @@ fn build_user(
             "{what} has an empty name or id"
         )));
     }
+    let policy = match raw.policy {
+        None => None,
+        Some(_) if default_name.is_some() => {
+            return Err(ConfigError::Invalid(format!(
+                "{what} has a `policy`; it may do everything, so take the line away"
+            )));
+        }
+        Some(named) => Some(Arc::new(user_policy(what, &named, base)?)),
+    };
     Ok(User {
         name,
         id,
         access_key,
         secret_key,
+        policy,
+    })
+}
+
+/// A ready-made policy by its name, or the one in a file.
+fn user_policy(what: &str, named: &str, base: &Path) -> Result<Policy, ConfigError> {
+    let text = match policy::ready_made(named) {
+        Some(text) => text.to_owned(),
+        None => {
+            let path = base.join(named);
+            fs::read_to_string(&path).map_err(|source| {
+                ConfigError::Invalid(format!(
+                    "the policy `{named}` of {what} is neither one of {} nor a file that can be \
+                     read: {source}",
+                    policy::READY_MADE.join(", ")
+                ))
+            })?
+        }
+    };
+    Policy::of_user(&text).map_err(|error| {
+        ConfigError::Invalid(format!(
+            "the policy `{named}` of {what} is refused: {error}"
+        ))
     })
 }
 

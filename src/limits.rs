@@ -60,6 +60,11 @@ pub const PRESIGN_SECONDS_MAX: u64 = 7 * 24 * 3600;
 /// Difference allowed between a signed request's time and ours: 15 minutes (S3).
 pub const CLOCK_SKEW_SECONDS_MAX: u64 = 15 * 60;
 
+/// A policy document, of a bucket or of a user: 20 KiB (S3).
+pub const POLICY_BYTES_MAX: usize = 20 << 10;
+/// Policy variables in one document: each may stand for as much text as a request's head has.
+pub const POLICY_VARIABLES_MAX: usize = 100;
+
 /// Body bytes that one request holds in memory while they move between socket and disk.
 pub const REQUEST_WINDOW_BYTES: usize = 1 << 20;
 

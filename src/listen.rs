@@ -96,6 +96,7 @@ impl Listener {
         let local = Local {
             ip: Some(address.ip().to_canonical()),
             host: host.map(Into::into),
+            ..Local::default()
         };
         Ok(Self {
             socket: Listening::Tcp(socket),
@@ -206,30 +207,30 @@ enum Door {
 
 impl Watched {
     /// The next connection, free of this event loop.
-    pub async fn accept(&self) -> io::Result<(Socket, Arc<Local>)> {
+    pub async fn accept(&self) -> io::Result<(Socket, Local)> {
         match &self.door {
             Door::Unix { socket, .. } => {
                 let socket = socket.accept().await?.0.into_std()?;
-                Ok((Socket::Unix(socket), Arc::clone(&self.local)))
+                Ok((Socket::Unix(socket), Local::clone(&self.local)))
             }
             Door::Tcp(socket) => {
-                let socket = socket.accept().await?.0.into_std()?;
+                let (socket, peer) = socket.accept().await?;
+                let socket = socket.into_std()?;
                 socket.set_nodelay(true)?;
-                let local = self.local_of(&socket)?;
+                let mut local = self.local_of(&socket)?;
+                local.peer = Some(peer.ip().to_canonical());
                 Ok((Socket::Tcp(socket), local))
             }
         }
     }
 
     /// A socket that listens on all addresses learns from each connection which one was meant.
-    fn local_of(&self, socket: &net::TcpStream) -> io::Result<Arc<Local>> {
-        if self.local.ip.is_none_or(|ip| !ip.is_unspecified()) {
-            return Ok(Arc::clone(&self.local));
+    fn local_of(&self, socket: &net::TcpStream) -> io::Result<Local> {
+        let mut local = Local::clone(&self.local);
+        if local.ip.is_some_and(|ip| ip.is_unspecified()) {
+            local.ip = Some(socket.local_addr()?.ip().to_canonical());
         }
-        Ok(Arc::new(Local {
-            ip: Some(socket.local_addr()?.ip().to_canonical()),
-            host: self.local.host.clone(),
-        }))
+        Ok(local)
     }
 }
 

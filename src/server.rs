@@ -211,6 +211,7 @@ fn users(
         access_key: user.access_key.clone(),
         secret_key: Secret::new(user.secret_key.reveal()),
         root,
+        policies: user.policy.iter().cloned().collect(),
     };
     let others = config.auth.users.iter().map(|other| user(other, false));
     let all = std::iter::once(user(&root, true)).chain(others);
@@ -250,6 +251,7 @@ fn s3(server: &config::Server, sigv2: bool, users: Users, engines: Engines, star
         users,
         region: server.region.clone(),
         domains: server.domains.clone(),
+        ownership: server.object_ownership,
         budget: Arc::new(budget),
         clock: start.clock,
         entropy: start.entropy,
@@ -560,11 +562,12 @@ impl Door {
     }
 
     /// The shard with the fewest connections gets it.
-    fn hand(&self, socket: Socket, local: Arc<Local>, permit: OwnedSemaphorePermit) {
+    fn hand(&self, socket: Socket, mut local: Local, permit: OwnedSemaphorePermit) {
         let tls = match socket {
             Socket::Tcp(_) => self.tls.clone(),
             Socket::Unix(_) => None,
         };
+        local.secure = tls.is_some();
         if let Some(shard) = self
             .shards
             .iter()
@@ -572,7 +575,7 @@ impl Door {
         {
             shard.hand(Accepted {
                 socket,
-                local,
+                local: Arc::new(local),
                 tls,
                 permit,
             });

@@ -74,6 +74,7 @@ on_every_engine! {
         a_dropped_writer_leaves_nothing
         a_dropped_writer_leaves_the_old_object
         set_metadata_changes_metadata_and_time_alone
+        set_acl_changes_the_acl_alone
         set_tags_changes_tags_alone
         a_file_that_is_tagged_stays_what_its_name_says
         a_delete_says_what_it_found

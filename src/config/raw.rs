@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use serde::Deserialize;
 
 use crate::engine::Durability;
+use crate::s3::Ownership;
 
 use super::units::{Listen, Mode, OneOrMany, Size, Span};
 use super::{LogFormat, SecretText, Symlinks};
@@ -31,6 +32,7 @@ pub(super) struct Server {
     pub auth: Option<bool>,
     pub region: Option<Box<str>>,
     pub domains: Vec<String>,
+    pub object_ownership: Option<Ownership>,
     pub state_dir: Option<PathBuf>,
     pub limits: Limits,
     pub timeouts: Timeouts,
@@ -94,6 +96,7 @@ pub(super) struct User {
     pub access_key: Option<Box<str>>,
     pub secret_key: Option<SecretText>,
     pub secret_key_file: Option<PathBuf>,
+    pub policy: Option<Box<str>>,
 }
 
 #[derive(Debug, Deserialize)]

@@ -311,7 +311,7 @@ mod tests {
         };
         let local = Local {
             ip: Some([127, 0, 0, 2].into()),
-            host: None,
+            ..Local::default()
         };
         // Whether the request comes in, and whether it is marked as a foreign page's.
         let verdict = |headers: &[(&str, &str)]| {

@@ -234,6 +234,19 @@ impl Bucket {
         }
     }
 
+    /// Replaces [`Metadata::acl`] of the current entry. Everything else of it stays, its time too.
+    pub async fn set_acl(
+        &self,
+        key: &ObjectKey,
+        acl: Option<Box<str>>,
+        precondition: &Precondition,
+    ) -> Result<Arc<Entry>, EngineError> {
+        match self {
+            Self::Fs(bucket) => bucket.set_acl(key, acl, precondition).await,
+            Self::Blob(bucket) => bucket.set_acl(key, acl, precondition).await,
+        }
+    }
+
     /// Replaces the tags of the current entry. Everything else of it stays, its time too.
     pub async fn set_tags(&self, key: &ObjectKey, tags: Tags) -> Result<Arc<Entry>, EngineError> {
         match self {

@@ -187,6 +187,10 @@ pub struct Metadata {
     pub user: UserMetadata,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub tags: Tags,
+    /// Who owns the object and whom it lets in, as the S3 layer writes it; `None`: it is the
+    /// bucket owner's alone.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub acl: Option<Box<str>>,
 }
 
 /// Names and values of user metadata.

@@ -1,21 +1,31 @@
 //! The verbs about a bucket itself.
 
-use http::{HeaderValue, StatusCode, header};
+use std::collections::BTreeMap;
 
-use super::authorize::{named, owner_id, user};
+use http::{HeaderMap, HeaderValue, StatusCode, header};
+
+use super::authorize::{ACL, OWNERSHIP, Ownership, named, owner_id, permit_outside, user};
 use super::error::{Code, S3Error};
 use super::payload::Want;
 use super::reply::{self, Reply};
 use super::xml::{Element, Writer, malformed};
-use super::{Call, headers};
-use crate::engine::{Bucket, BucketConfig, BucketName, EngineError};
+use super::{Call, S3, acl, headers};
+use crate::engine::{BucketConfig, BucketName, EngineError};
 use crate::limits::XML_BYTES_MAX;
 
 /// CreateBucket. Asking again for a bucket of one's own is 200 in us-east-1 and 409 elsewhere.
 pub(super) async fn create(call: Call<'_>, name: &BucketName) -> Result<Reply, S3Error> {
     let user = user(call.identity())?.clone();
     let (s3, head) = (call.s3, call.head);
+    permit_outside(
+        s3,
+        &user,
+        (head, call.local),
+        "s3:CreateBucket",
+        name.as_str(),
+    )?;
     headers::refuse_unsupported(&head.headers)?;
+    let documents = documents_of(s3, &head.headers, &user.id)?;
     let (payload, _room) = call.payload(Want::default()).await?;
     let body = payload.collect(XML_BYTES_MAX).await?;
     check_location(&body, &s3.region)?;
@@ -28,9 +38,21 @@ pub(super) async fn create(call: Call<'_>, name: &BucketName) -> Result<Reply, S
             if *s3.region != *DEFAULT_REGION {
                 return Err(named(Code::BucketAlreadyOwnedByYou.into(), name));
             }
+            // Neither what is asked for nor what is there is passed over in silence.
+            let now = &config.documents;
+            let asked = documents.get(OWNERSHIP);
+            let is_same_ownership = asked.is_none() || asked == now.get(OWNERSHIP);
+            if documents.get(ACL) != now.get(ACL) || !is_same_ownership {
+                let error = S3Error::with_message(
+                    Code::BucketAlreadyExists,
+                    "You own this bucket already, with another ACL or other ownership controls.",
+                );
+                return Err(named(error, name));
+            }
         }
         Err(EngineError::NoSuchBucket) => {
-            let config = BucketConfig::new(Some(user.id.clone()), s3.clock.now());
+            let mut config = BucketConfig::new(Some(user.id.clone()), s3.clock.now());
+            config.documents = documents;
             s3.engines
                 .create_bucket(name, config)
                 .await
@@ -41,6 +63,33 @@ pub(super) async fn create(call: Call<'_>, name: &BucketName) -> Result<Reply, S
     let mut reply = reply::empty(StatusCode::OK);
     reply::insert(reply.headers_mut(), header::LOCATION, &format!("/{name}"));
     Ok(reply)
+}
+
+/// What the headers say about access to the new bucket.
+fn documents_of(
+    s3: &S3,
+    headers: &HeaderMap,
+    owner: &str,
+) -> Result<BTreeMap<Box<str>, Box<str>>, S3Error> {
+    const HEADER: &str = "x-amz-object-ownership";
+    let mut documents = BTreeMap::new();
+    let chosen = match headers
+        .get(HEADER)
+        .map(|value| value.to_str().unwrap_or_default())
+    {
+        None => None,
+        Some(text) => Some(Ownership::parse(text).ok_or_else(|| {
+            S3Error::invalid_argument("Invalid x-amz-object-ownership header", HEADER, text)
+        })?),
+    };
+    if let Some(ownership) = chosen {
+        documents.insert(OWNERSHIP.into(), ownership.as_str().into());
+    }
+    let ownership = chosen.unwrap_or(s3.rules.ownership());
+    if let Some(acl) = acl::of_new_bucket(s3, headers, owner, ownership)? {
+        documents.insert(ACL.into(), acl.encode());
+    }
+    Ok(documents)
 }
 
 /// An empty body, or a CreateBucketConfiguration whose region is this server's. `us-east-1` is
@@ -106,32 +155,6 @@ pub(super) async fn versioning() -> Result<Reply, S3Error> {
     Ok(reply::xml(
         Writer::document("VersioningConfiguration").finish("VersioningConfiguration"),
     ))
-}
-
-/// GetBucketAcl and GetObjectAcl: ACLs are off (BucketOwnerEnforced), so the bucket's owner has
-/// full control, and nobody else anything by ACL.
-pub(super) async fn acl(call: &Call<'_>, bucket: &Bucket) -> Result<Reply, S3Error> {
-    let config = bucket.config().await?;
-    let id = owner_id(call.s3, &config);
-    let users = call.s3.users.load();
-    let name = users
-        .by_id(&id)
-        .map_or_else(|| id.clone(), |user| user.name.clone());
-    let mut page = Writer::document("AccessControlPolicy");
-    page.person("Owner", &id, &name);
-    page.open("AccessControlList");
-    page.open("Grant");
-    page.raw(
-        "<Grantee xmlns:xsi=\"http://www.w3.org/2001/XMLSchema-instance\" \
-         xsi:type=\"CanonicalUser\">",
-    );
-    page.leaf("ID", &id);
-    page.leaf("DisplayName", &name);
-    page.close("Grantee");
-    page.leaf("Permission", "FULL_CONTROL");
-    page.close("Grant");
-    page.close("AccessControlList");
-    Ok(reply::xml(page.finish("AccessControlPolicy")))
 }
 
 const DEFAULT_REGION: &str = "us-east-1";

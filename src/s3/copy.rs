@@ -2,16 +2,17 @@
 
 use http::header::HeaderMap;
 
+use super::authorize::Access;
 use super::checksum::{self, Hasher};
 use super::conditions::{self, ReadConditions};
 use super::error::{Code, S3Error};
 use super::reply::{self, Reply};
 use super::request::{self, ObjectRef};
 use super::xml::Writer as Xml;
-use super::{Call, authorize, get, headers, reserve};
+use super::{Call, acl, get, headers, reserve};
 use crate::engine::{
-    Bucket, Checksum, ChecksumAlgorithm, ChecksumKind, Commit, Condition, Entry, Metadata,
-    Precondition, Range, Reader, Writer,
+    Checksum, ChecksumAlgorithm, ChecksumKind, Commit, Condition, Entry, Metadata, Precondition,
+    Range, Reader, Writer,
 };
 use crate::limits::PUT_BYTES_MAX;
 
@@ -19,16 +20,17 @@ use crate::limits::PUT_BYTES_MAX;
 /// only when a checksum of another kind is asked for.
 pub(super) async fn object(
     call: &Call<'_>,
-    bucket: &Bucket,
+    access: &Access<'_>,
     object: &ObjectRef,
 ) -> Result<Reply, S3Error> {
+    let bucket = &access.bucket;
     let asked = &call.head.headers;
     headers::refuse_unsupported(asked)?;
     let replace = directive(asked, "x-amz-metadata-directive")?;
     let replace_tags = directive(asked, "x-amz-tagging-directive")?;
     let wanted = wanted_algorithm(asked)?;
     let precondition = conditions::of_write(asked)?;
-    let (source, from) = source(call).await?;
+    let (source, from) = source(call, access).await?;
     if source.size_bytes > PUT_BYTES_MAX {
         return Err(S3Error::with_message(
             Code::InvalidRequest,
@@ -36,7 +38,11 @@ pub(super) async fn object(
              source: 5368709120",
         ));
     }
-    let given = headers::metadata(asked)?;
+    let mut given = headers::metadata(asked)?;
+    given.acl = acl::of_write(access, object).await?;
+    if !replace_tags && !source.reader.entry().metadata.tags.is_empty() {
+        permit_tags(access, &from, object).await?;
+    }
     let metadata = new_metadata(&source.reader, given, replace, replace_tags);
     let checksum = source.reader.entry().checksum.clone();
     let recompute = needs_hashing(checksum.as_ref(), wanted);
@@ -82,6 +88,15 @@ pub(super) async fn object(
     Ok(reply::xml(page.finish("CopyObjectResult")))
 }
 
+/// Tags that are copied are read there and written here.
+async fn permit_tags(access: &Access<'_>, from: &ObjectRef, to: &ObjectRef) -> Result<(), S3Error> {
+    let source = access.enter_source(&from.bucket).await?;
+    source
+        .require("s3:GetObjectTagging", Some(&from.key))
+        .await?;
+    access.require("s3:PutObjectTagging", Some(&to.key)).await
+}
+
 /// A pinned copy source and what of it is wanted.
 pub(super) struct Source {
     pub(super) reader: Reader,
@@ -91,7 +106,10 @@ pub(super) struct Source {
 }
 
 /// Opens what `x-amz-copy-source` names, if the caller may read it and its conditions hold.
-pub(super) async fn source(call: &Call<'_>) -> Result<(Source, ObjectRef), S3Error> {
+pub(super) async fn source(
+    call: &Call<'_>,
+    access: &Access<'_>,
+) -> Result<(Source, ObjectRef), S3Error> {
     let raw = call
         .head
         .headers
@@ -101,11 +119,11 @@ pub(super) async fn source(call: &Call<'_>) -> Result<(Source, ObjectRef), S3Err
         S3Error::invalid_argument("The copy source is not UTF-8.", "x-amz-copy-source", "")
     })?;
     let from = request::copy_source(raw)?;
-    let bucket = authorize::enter_source(call.s3, call.identity(), call.head, &from.bucket).await?;
-    let reader = bucket
-        .open(&from.key)
-        .await
-        .map_err(|error| get::missing(error, &from))?;
+    let access = access.enter_source(&from.bucket).await?;
+    access.require("s3:GetObject", Some(&from.key)).await?;
+    let reader = access.bucket.open(&from.key).await;
+    let reader = reader.map_err(|error| get::missing(error, &from));
+    let reader = access.hide_missing(&from.key, reader).await?;
     ReadConditions::of_copy_source(&call.head.headers).check_source(reader.entry())?;
     let size_bytes = reader.entry().size_bytes;
     let range = Range {
@@ -194,7 +212,8 @@ fn needs_hashing(
     }
 }
 
-/// What the copy's metadata is. The website redirect is never copied; it is what this request says.
+/// What the copy's metadata is. The website redirect and the ACL are never copied;
+/// they are what this request says.
 fn new_metadata(source: &Reader, given: Metadata, replace: bool, replace_tags: bool) -> Metadata {
     let source = &source.entry().metadata;
     let tags = match replace_tags {
@@ -206,6 +225,7 @@ fn new_metadata(source: &Reader, given: Metadata, replace: bool, replace_tags: b
         false => Metadata {
             tags,
             website_redirect: given.website_redirect,
+            acl: given.acl,
             ..source.clone()
         },
     }

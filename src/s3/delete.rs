@@ -4,6 +4,7 @@ use futures_util::{StreamExt, stream};
 use http::StatusCode;
 
 use super::Call;
+use super::authorize::Access;
 use super::conditions;
 use super::error::{Code, S3Error};
 use super::get::refuse_other_versions;
@@ -37,13 +38,13 @@ pub(super) async fn object(
 }
 
 /// DeleteObjects: up to 1,000 keys, each with an answer of its own.
-pub(super) async fn objects(call: Call<'_>, bucket: &Bucket) -> Result<Reply, S3Error> {
+pub(super) async fn objects(call: Call<'_>, access: &Access<'_>) -> Result<Reply, S3Error> {
     let (payload, _room) = call.payload(Want::default()).await?;
     let body = payload.collect(DELETE_XML_BYTES_MAX).await?;
     let order = Order::parse(&body)?;
     let mut page = Writer::document("DeleteResult");
     let mut outcomes = stream::iter(&order.lines)
-        .map(|line| async move { (line, delete_line(bucket, line).await) })
+        .map(|line| async move { (line, delete_line(access, line).await) })
         .buffered(DELETES_AT_ONCE);
     while let Some((line, outcome)) = outcomes.next().await {
         match outcome {
@@ -74,8 +75,13 @@ pub(super) async fn objects(call: Call<'_>, bucket: &Bucket) -> Result<Reply, S3
 /// Concurrent deletes share directory syncs.
 const DELETES_AT_ONCE: usize = 16;
 
-async fn delete_line(bucket: &Bucket, line: &Line) -> Result<(), S3Error> {
+async fn delete_line(access: &Access<'_>, line: &Line) -> Result<(), S3Error> {
     let key = parse_key(&line.key)?;
+    let action = match line.version {
+        None => "s3:DeleteObject",
+        Some(_) => "s3:DeleteObjectVersion",
+    };
+    access.require(action, Some(&key)).await?;
     if line
         .version
         .as_deref()
@@ -83,7 +89,7 @@ async fn delete_line(bucket: &Bucket, line: &Line) -> Result<(), S3Error> {
     {
         return Ok(());
     }
-    match bucket.delete(&key, &line.precondition).await {
+    match access.bucket.delete(&key, &line.precondition).await {
         Ok(_) => Ok(()),
         Err(EngineError::NoSuchKey) => Err(Code::NoSuchKey.into()),
         Err(error) => Err(error.into()),

@@ -1,4 +1,4 @@
-//! GetObject, HeadObject and GetObjectAcl.
+//! GetObject and HeadObject.
 
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::{Response, StatusCode};
@@ -8,7 +8,7 @@ use super::error::{Code, S3Error};
 use super::range::{self, Asked};
 use super::reply::{self, Reply, ReplyBody};
 use super::request::ObjectRef;
-use super::{Call, bucket, checksum, headers, reserve};
+use super::{Call, checksum, headers, reserve};
 use crate::engine::{Bucket, EngineError, Entry, Range};
 use crate::limits::PART_NUMBER_MAX;
 
@@ -47,20 +47,6 @@ pub(super) async fn head(
         .headers_mut()
         .insert(header::CONTENT_LENGTH, HeaderValue::from(range.size_bytes));
     Ok(reply)
-}
-
-/// GetObjectAcl: the bucket owner's full control, as on every object.
-pub(super) async fn acl(
-    call: &Call<'_>,
-    bucket: &Bucket,
-    object: &ObjectRef,
-) -> Result<Reply, S3Error> {
-    refuse_other_versions(call)?;
-    bucket
-        .head(&object.key)
-        .await
-        .map_err(|error| missing(error, object))?;
-    bucket::acl(call, bucket).await
 }
 
 /// Objects have one version, `null`.

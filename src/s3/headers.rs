@@ -40,6 +40,7 @@ pub(super) fn metadata(headers: &HeaderMap) -> Result<Metadata, S3Error> {
         website_redirect,
         user: user_metadata(headers)?,
         tags: tags::of_header(headers)?,
+        acl: None,
     })
 }
 
@@ -178,24 +179,18 @@ pub(super) fn refuse_unsupported(headers: &HeaderMap) -> Result<(), S3Error> {
                 )
                 .detail("StorageClassRequested", value));
             }
-            // The two canned ACLs that say what is so anyway: the bucket's owner controls.
-            "x-amz-acl" if !matches!(value, "private" | "bucket-owner-full-control") => {
-                return Err(S3Error::new(Code::AccessControlListNotSupported));
-            }
             _ => {}
         }
     }
     Ok(())
 }
 
-const UNSUPPORTED: [&str; 8] = [
+const UNSUPPORTED: [&str; 6] = [
     "x-amz-server-side-encryption",
     "x-amz-copy-source-server-side-encryption",
     "x-amz-object-lock-",
     "x-amz-bucket-object-lock-",
-    "x-amz-grant-",
     "x-amz-write-offset-bytes",
-    "x-amz-object-ownership",
     "x-amz-bypass-governance-retention",
 ];
 
@@ -242,8 +237,6 @@ mod tests {
             let error = refuse_unsupported(&map(&[(name, "1")])).unwrap_err();
             assert_eq!(error.code, Code::NotImplemented, "{name}");
         }
-        assert!(refuse_unsupported(&map(&[("x-amz-acl", "private")])).is_ok());
-        assert!(refuse_unsupported(&map(&[("x-amz-acl", "public-read")])).is_err());
         assert!(refuse_unsupported(&map(&[("x-amz-storage-class", "GLACIER")])).is_err());
     }
 }

@@ -4,6 +4,7 @@
 //! Reading order: [`handle`], `request` (what is asked of what), `route` (which operation),
 //! `auth` (who asks), `authorize` (may they), then one file per verb or family of verbs.
 
+mod acl;
 mod attributes;
 pub mod auth;
 mod authorize;
@@ -21,6 +22,7 @@ mod headers;
 mod list;
 mod multipart;
 pub mod payload;
+mod policies;
 mod post;
 mod post_policy;
 mod put;
@@ -50,12 +52,14 @@ use http_body::Body;
 use http_body_util::BodyExt;
 use strum::VariantNames as _;
 
+pub use authorize::Ownership;
 pub use cors::ForeignPage;
 pub use error::{Code, S3Error};
 pub use reply::{ReplyBody, ReplyError};
 pub use request::{Local, host_of, virtual_bucket, without_port};
 
 use auth::{Authenticated, Gate, Identity, Users};
+use authorize::{Access, RuleBook};
 use payload::{Payload, Want};
 use reply::{Reply, error as error_reply};
 use request::{ObjectRef, Query, Target};
@@ -63,7 +67,7 @@ use route::Operation;
 
 use crate::budget::Budget;
 use crate::clock::{Clock, Entropy};
-use crate::engine::{Bucket, Engines};
+use crate::engine::Engines;
 use crate::metrics::Metrics;
 
 /// What the S3 layer is made of.
@@ -76,6 +80,8 @@ pub struct S3Settings {
     pub region: Box<str>,
     /// `<bucket>.<domain>` names a bucket.
     pub domains: Vec<Box<str>>,
+    /// Of buckets whose owner did not choose one.
+    pub ownership: Ownership,
     /// Body bytes in flight in the whole process.
     pub budget: Arc<Budget>,
     pub clock: Clock,
@@ -90,6 +96,7 @@ pub struct S3 {
     users: Arc<ArcSwap<Users>>,
     region: Box<str>,
     domains: Vec<Box<str>>,
+    rules: RuleBook,
     budget: Arc<Budget>,
     clock: Clock,
     request_ids: RequestIds,
@@ -104,6 +111,7 @@ impl S3 {
             users,
             region,
             domains,
+            ownership,
             budget,
             clock,
             entropy,
@@ -115,6 +123,7 @@ impl S3 {
             users,
             region,
             domains,
+            rules: RuleBook::new(ownership),
             budget,
             clock,
             request_ids,
@@ -240,6 +249,7 @@ async fn answer(
     let call = Call {
         s3,
         head,
+        local,
         query,
         who,
         body,
@@ -250,14 +260,25 @@ async fn answer(
             Operation::CreateBucket => bucket::create(call, &name).await,
             Operation::PostObject => post::object(call, &name).await,
             operation => {
-                let bucket = authorize::enter(s3, call.who.identity(), head, &name).await?;
-                bucket_verb(call, operation, bucket, &name).await
+                let who = call.who.identity();
+                let access = authorize::enter(s3, who, head, local, &name).await?;
+                // Each of its keys is asked about by itself.
+                if operation != Operation::DeleteObjects {
+                    access.permit(operation, None).await?;
+                }
+                bucket_verb(call, operation, &access).await
             }
         },
         Target::Object(object) => {
-            let name = &object.bucket;
-            let bucket = authorize::enter(s3, call.who.identity(), head, name).await?;
-            object_verb(call, operation, bucket, &object).await
+            let who = call.who.identity();
+            let access = authorize::enter(s3, who, head, local, &object.bucket).await?;
+            access.permit(operation, Some(&object.key)).await?;
+            let reads = matches!(head.method, Method::GET | Method::HEAD);
+            let outcome = object_verb(call, operation, &access, &object).await;
+            if reads {
+                return access.hide_missing(&object.key, outcome).await;
+            }
+            outcome
         }
     }
 }
@@ -265,20 +286,31 @@ async fn answer(
 async fn bucket_verb(
     call: Call<'_>,
     operation: Operation,
-    bucket: Bucket,
-    name: &crate::engine::BucketName,
+    access: &Access<'_>,
 ) -> Result<Reply, S3Error> {
+    let (bucket, name) = (access.bucket.clone(), &access.name);
     match operation {
         Operation::HeadBucket => bucket::head(&call).await,
         Operation::DeleteBucket => bucket::delete(&call, name).await,
         Operation::GetBucketLocation => bucket::location(&call).await,
         Operation::GetBucketVersioning => bucket::versioning().await,
-        Operation::GetBucketAcl | Operation::GetObjectAcl => bucket::acl(&call, &bucket).await,
+        Operation::GetBucketAcl => acl::get_of_bucket(access).await,
+        Operation::PutBucketAcl => acl::put_of_bucket(call, access).await,
+        Operation::GetBucketPolicy => policies::get_policy(access).await,
+        Operation::PutBucketPolicy => policies::put_policy(call, access).await,
+        Operation::DeleteBucketPolicy => policies::delete_policy(access).await,
+        Operation::GetBucketPolicyStatus => policies::policy_status(access).await,
+        Operation::GetPublicAccessBlock => policies::get_public_access(access).await,
+        Operation::PutPublicAccessBlock => policies::put_public_access(call, access).await,
+        Operation::DeletePublicAccessBlock => policies::delete_public_access(access).await,
+        Operation::GetBucketOwnershipControls => policies::get_ownership(access).await,
+        Operation::PutBucketOwnershipControls => policies::put_ownership(call, access).await,
+        Operation::DeleteBucketOwnershipControls => policies::delete_ownership(access).await,
         Operation::ListObjects => list::objects_v1(&call, &bucket, name).await,
         Operation::ListObjectsV2 => list::objects_v2(&call, &bucket, name).await,
         Operation::ListObjectVersions => list::versions(&call, &bucket, name).await,
         Operation::ListMultipartUploads => multipart::list_uploads(&call, &bucket, name).await,
-        Operation::DeleteObjects => delete::objects(call, &bucket).await,
+        Operation::DeleteObjects => delete::objects(call, access).await,
         Operation::GetBucketTagging => tags::get_of_bucket(&bucket).await,
         Operation::PutBucketTagging => tags::put_of_bucket(call, &bucket).await,
         Operation::DeleteBucketTagging => tags::delete_of_bucket(&bucket).await,
@@ -292,20 +324,22 @@ async fn bucket_verb(
 async fn object_verb(
     call: Call<'_>,
     operation: Operation,
-    bucket: Bucket,
+    access: &Access<'_>,
     object: &ObjectRef,
 ) -> Result<Reply, S3Error> {
+    let bucket = access.bucket.clone();
     match operation {
         Operation::GetObject => get::object(&call, &bucket, object).await,
         Operation::HeadObject => get::head(&call, &bucket, object).await,
-        Operation::GetObjectAcl => get::acl(&call, &bucket, object).await,
+        Operation::GetObjectAcl => acl::get_of_object(&call, access, object).await,
+        Operation::PutObjectAcl => acl::put_of_object(call, access, object).await,
         Operation::GetObjectAttributes => attributes::object(&call, &bucket, object).await,
-        Operation::PutObject => put::object(call, &bucket, object).await,
-        Operation::CopyObject => copy::object(&call, &bucket, object).await,
+        Operation::PutObject => put::object(call, access, object).await,
+        Operation::CopyObject => copy::object(&call, access, object).await,
         Operation::DeleteObject => delete::object(&call, &bucket, object).await,
-        Operation::CreateMultipartUpload => multipart::create(&call, &bucket, object).await,
+        Operation::CreateMultipartUpload => multipart::create(&call, access, object).await,
         Operation::UploadPart => multipart::upload_part(call, &bucket, object).await,
-        Operation::UploadPartCopy => multipart::upload_part_copy(&call, &bucket, object).await,
+        Operation::UploadPartCopy => multipart::upload_part_copy(&call, access, object).await,
         Operation::CompleteMultipartUpload => multipart::complete(call, &bucket, object).await,
         Operation::AbortMultipartUpload => multipart::abort(&call, &bucket, object).await,
         Operation::GetObjectTagging => tags::get_of_object(&call, &bucket, object).await,
@@ -325,6 +359,7 @@ fn misrouted(operation: Operation) -> S3Error {
 struct Call<'a> {
     s3: &'a S3,
     head: &'a Parts,
+    local: &'a Local,
     query: Query<'a>,
     who: Authenticated,
     body: &'a mut Option<RequestBody>,

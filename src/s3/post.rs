@@ -15,8 +15,9 @@ use super::payload::{Payload, Want};
 use super::post_policy::PostPolicy;
 use super::reply::{self, Reply};
 use super::request::{ObjectRef, parse_key};
+use super::route::Operation;
 use super::xml::Writer as Xml;
-use super::{Call, authorize, headers, tags};
+use super::{Call, acl, authorize, headers, tags};
 use crate::engine::{
     Bucket, BucketName, Checksum, ChecksumKind, Commit, ETag, Entry, Metadata, Precondition, Writer,
 };
@@ -24,7 +25,7 @@ use crate::limits::{POST_FIELDS_BYTES_MAX, PUT_BYTES_MAX};
 
 /// PostObject. Nobody has been let in yet: who the form is from, its fields say.
 pub(super) async fn object(call: Call<'_>, name: &BucketName) -> Result<Reply, S3Error> {
-    let (s3, head) = (call.s3, call.head);
+    let (s3, head, local) = (call.s3, call.head, call.local);
     let sender = call.identity().clone();
     let (payload, _room) = call.payload(Want::default()).await?;
     let mut form = Form::new(&head.headers, payload)?;
@@ -47,9 +48,22 @@ pub(super) async fn object(call: Call<'_>, name: &BucketName) -> Result<Reply, S
         bucket: name.clone(),
         key: parse_key(&key)?,
     };
-    let bucket = authorize::enter(s3, &who, head, name).await?;
-    let metadata = fields.metadata()?;
-    let entry = store(form, &bucket, &object, &fields, metadata, policy.as_ref()).await?;
+    // Fields are to a form what headers are to a PUT, for policies and ACLs too.
+    let mut asked = head.clone();
+    asked.headers.extend(fields.headers.clone());
+    let access = authorize::enter(s3, &who, &asked, local, name).await?;
+    access
+        .permit(Operation::PostObject, Some(&object.key))
+        .await?;
+    if fields.get("tagging").is_some() {
+        access
+            .require("s3:PutObjectTagging", Some(&object.key))
+            .await?;
+    }
+    let mut metadata = fields.metadata()?;
+    metadata.acl = acl::of_write(&access, &object).await?;
+    let bucket = &access.bucket;
+    let entry = store(form, bucket, &object, &fields, metadata, policy.as_ref()).await?;
     let host = super::host_of(head).unwrap_or("localhost");
     fields.answer(&object, &entry, host)
 }

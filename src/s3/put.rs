@@ -2,22 +2,25 @@
 
 use http::StatusCode;
 
+use super::authorize::Access;
 use super::error::{Code, S3Error};
 use super::payload::{Digests, Payload, Want};
 use super::reply::{self, Reply};
 use super::request::ObjectRef;
-use super::{Call, conditions, get, headers};
+use super::{Call, acl, conditions, get, headers};
 use crate::engine::{Bucket, Commit, ETag, Entry, Precondition, Writer};
 use crate::limits::PUT_BYTES_MAX;
 
 pub(super) async fn object(
     call: Call<'_>,
-    bucket: &Bucket,
+    access: &Access<'_>,
     object: &ObjectRef,
 ) -> Result<Reply, S3Error> {
+    let bucket = &access.bucket;
     let asked = &call.head.headers;
     headers::refuse_unsupported(asked)?;
-    let metadata = headers::metadata(asked)?;
+    let mut metadata = headers::metadata(asked)?;
+    metadata.acl = acl::of_write(access, object).await?;
     let precondition = conditions::of_write(asked)?;
     check_early(bucket, object, &precondition).await?;
     let (mut payload, _room) = call

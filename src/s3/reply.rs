@@ -133,6 +133,14 @@ pub(super) fn xml(document: String) -> Reply {
     reply
 }
 
+/// 200 with JSON, as it is.
+pub(super) fn json(text: String) -> Reply {
+    let mut reply = Response::new(ReplyBody::from(Bytes::from(text)));
+    let json = HeaderValue::from_static("application/json");
+    reply.headers_mut().insert(header::CONTENT_TYPE, json);
+    reply
+}
+
 /// An error as S3 writes it; without a body for HEAD and for 304.
 pub(super) fn error(error: &S3Error, head: &Parts, request_id: &str) -> Reply {
     let status = error.code.status();

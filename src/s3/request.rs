@@ -34,12 +34,16 @@ pub(super) struct ObjectRef {
     pub key: ObjectKey,
 }
 
-/// The address of the accepted socket: `<bucket>.<this address>` is virtual-host style.
+/// A connection's ends. `<bucket>.<address of the accepted socket>` is virtual-host style.
 #[derive(Clone, Debug, Default)]
 pub struct Local {
     pub ip: Option<IpAddr>,
     /// The host name that the listener was configured with, if it was a name.
     pub host: Option<Box<str>>,
+    /// The other end; none on a Unix socket.
+    pub peer: Option<IpAddr>,
+    /// The connection is TLS.
+    pub secure: bool,
 }
 
 /// The bucket that the Host header names (virtual-host style), as it was written.
@@ -267,7 +271,7 @@ mod tests {
         let head = head(host, path);
         let local = Local {
             ip: Some([127, 0, 0, 1].into()),
-            host: None,
+            ..Local::default()
         };
         let bucket = virtual_bucket(&head, &["s3.example.org".into()], &local);
         target(&head, bucket).map_err(|error| error.code)

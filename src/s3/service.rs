@@ -1,16 +1,18 @@
 //! ListBuckets.
 
 use super::Call;
-use super::authorize::{owner_id, user};
+use super::authorize::{owner_id, permit_outside, user};
 use super::error::S3Error;
 use super::reply::{self, Reply};
 use super::xml::Writer;
 
 const PAGE_MAX: u32 = 10_000;
 
-/// The caller's buckets; all of them for the root user.
+/// The caller's buckets and those that its policies let it list; all of them for the root user.
 pub(super) async fn list_buckets(call: &Call<'_>) -> Result<Reply, S3Error> {
     let user = user(call.identity())?;
+    let way = (call.head, call.local);
+    permit_outside(call.s3, user, way, "s3:ListAllMyBuckets", "")?;
     let limit = call.query.number("max-buckets", PAGE_MAX, PAGE_MAX)?;
     if limit == 0 {
         return Err(S3Error::invalid_argument(
@@ -26,7 +28,14 @@ pub(super) async fn list_buckets(call: &Call<'_>) -> Result<Reply, S3Error> {
     buckets.retain(|bucket| {
         let name = bucket.name.as_str();
         let mine = user.root || *owner_id(call.s3, &bucket.config) == *user.id;
-        mine && name.starts_with(prefix) && name > after && *region == *call.s3.region
+        let may_list = || {
+            !user.policies.is_empty()
+                && permit_outside(call.s3, user, way, "s3:ListBucket", name).is_ok()
+        };
+        (mine || may_list())
+            && name.starts_with(prefix)
+            && name > after
+            && *region == *call.s3.region
     });
     let limit = usize::try_from(limit).unwrap_or(usize::MAX);
     let next = (buckets.len() > limit)

@@ -107,6 +107,7 @@ async fn open_service(root: &std::path::Path) -> S3 {
         access_key: "root".into(),
         secret_key: Secret::new("a secret of tests"),
         root: true,
+        policies: Vec::new(),
     };
     let users = Arc::new(ArcSwap::from_pointee(Users::new(vec![root]).unwrap()));
     let gate = GateSettings {
@@ -121,6 +122,7 @@ async fn open_service(root: &std::path::Path) -> S3 {
         users,
         region: "us-east-1".into(),
         domains: Vec::new(),
+        ownership: super::Ownership::BucketOwnerEnforced,
         budget: Arc::new(Budget::new(BUDGET_BYTES, std::time::Duration::from_secs(1))),
         clock,
         entropy: Entropy::system(),

@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use lobos::engine::{
-    Checksum, ChecksumAlgorithm, ChecksumKind, Commit, Deleted, EngineError, Entry, Metadata,
-    Precondition, Range, Tags,
+    Checksum, ChecksumAlgorithm, ChecksumKind, Commit, Condition, Deleted, ETag, EngineError,
+    Entry, Metadata, Precondition, Range, Tags,
 };
 
 use crate::fixture::*;
@@ -339,6 +339,39 @@ pub(crate) async fn set_tags_changes_tags_alone(f: Fixture) {
     assert_eq!(entry.metadata.tags, tags(&[("kept", "yes")]));
 }
 
+pub(crate) async fn set_acl_changes_the_acl_alone(f: Fixture) {
+    let any = Precondition::default();
+    let absent = f.bucket.set_acl(&key("absent"), None, &any).await;
+    assert!(matches!(absent, Err(EngineError::NoSuchKey)), "{absent:?}");
+    let bytes = pattern(1, 5000);
+    for name in ["dir/k", "dir", "a//b"] {
+        let commit = Commit {
+            metadata: full_metadata(),
+            ..plain(&bytes)
+        };
+        let mut want = Entry::clone(&put_with(&f.bucket, name, &bytes, commit).await.unwrap());
+        for acl in [Some("x".repeat(10_000).into()), None, Some("short".into())] {
+            want.metadata.acl.clone_from(&acl);
+            let changed = f.bucket.set_acl(&key(name), acl, &any).await.unwrap();
+            assert_eq!(*changed, want);
+            assert_eq!(*head(&f.bucket, name).await.unwrap(), want);
+            assert_holds(&f.bucket, name, &bytes).await;
+        }
+    }
+    let other = Precondition {
+        if_match: Some(Condition::OneOf(vec![ETag::new("other")])),
+        ..Precondition::default()
+    };
+    let refused = f.bucket.set_acl(&key("dir/k"), None, &other).await;
+    assert!(
+        matches!(refused, Err(EngineError::PreconditionFailed)),
+        "{refused:?}"
+    );
+    let f = f.reopen().await;
+    let entry = head(&f.bucket, "dir/k").await.unwrap();
+    assert_eq!(entry.metadata.acl.as_deref(), Some("short"));
+}
+
 pub(crate) async fn a_file_that_is_tagged_stays_what_its_name_says(f: Fixture) {
     let Some(tree) = f.tree("bucket") else {
         return;
@@ -434,6 +467,7 @@ fn full_metadata() -> Metadata {
             ("ü".into(), "raw UTF-8 ☃".into()),
         ],
         tags: tags(&[("z", "1"), ("a", ""), ("ü", "☃ =&")]),
+        acl: Some("{\"owner\":\"somebody\"}".into()),
     }
 }
 

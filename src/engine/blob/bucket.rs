@@ -134,6 +134,19 @@ impl BlobBucket {
         .await
     }
 
+    /// See [`crate::engine::Bucket::set_acl`].
+    pub async fn set_acl(
+        &self,
+        key: &ObjectKey,
+        acl: Option<Box<str>>,
+        precondition: &Precondition,
+    ) -> Result<Arc<Entry>, EngineError> {
+        self.describe(key, precondition, |entry| {
+            entry.metadata.acl.clone_from(&acl);
+        })
+        .await
+    }
+
     /// Replaces what is said about the current entry while its bytes stay. `change` touches the
     /// metadata and the time, and runs again when the entry changed meanwhile.
     async fn describe(

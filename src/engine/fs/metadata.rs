@@ -24,6 +24,8 @@ enum Change {
     Metadata(Metadata),
     /// The tags alone.
     Tags(Tags),
+    /// The ACL alone.
+    Acl(Option<Box<str>>),
 }
 
 impl Change {
@@ -32,6 +34,7 @@ impl Change {
         match self {
             Self::Metadata(metadata) => (metadata, Some(clock)),
             Self::Tags(tags) => (Metadata { tags, ..now }, None),
+            Self::Acl(acl) => (Metadata { acl, ..now }, None),
         }
     }
 }
@@ -56,6 +59,17 @@ impl FsBucket {
     ) -> Result<Arc<Entry>, EngineError> {
         let change = Change::Tags(tags);
         self.describe(key, change, Precondition::default()).await
+    }
+
+    /// Replaces the ACL of the current entry. See [`crate::engine::Bucket::set_acl`].
+    pub async fn set_acl(
+        self: &Arc<Self>,
+        key: &ObjectKey,
+        acl: Option<Box<str>>,
+        precondition: &Precondition,
+    ) -> Result<Arc<Entry>, EngineError> {
+        let change = Change::Acl(acl);
+        self.describe(key, change, precondition.clone()).await
     }
 
     async fn describe(

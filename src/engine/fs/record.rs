@@ -24,6 +24,7 @@
 //! | 19 | the key: in side files, for people and repair |
 //! | 20 | one tag: length of its key (varint), key, value; repeated in order |
 //! | 21 | version id: sequence (8 bytes, big-endian), random (8 bytes), start of the key's hash (4 bytes) |
+//! | 22 | owner and grants, as the S3 layer writes them |
 //!
 //! ETags and times of single parts are not kept: no S3 operation shows them of a finished object.
 
@@ -191,6 +192,7 @@ impl Record {
             tag::CACHE_CONTROL => self.metadata.cache_control = Some(text(value)?.into()),
             tag::EXPIRES => self.metadata.expires = Some(text(value)?.into()),
             tag::WEBSITE_REDIRECT => self.metadata.website_redirect = Some(text(value)?.into()),
+            tag::ACL => self.metadata.acl = Some(text(value)?.into()),
             tag::USER => self.metadata.user.push(decode_pair(cursor)?),
             tag::TAG => self.metadata.tags.push(decode_pair(cursor)?),
             tag::PARTS_UNIFORM => self.parts = decode_uniform(cursor)?,
@@ -340,6 +342,7 @@ fn encode_metadata(out: &mut Encoder, metadata: &Metadata) {
         (tag::CACHE_CONTROL, &metadata.cache_control),
         (tag::EXPIRES, &metadata.expires),
         (tag::WEBSITE_REDIRECT, &metadata.website_redirect),
+        (tag::ACL, &metadata.acl),
     ];
     for (tag, value) in texts {
         if let Some(value) = value {
@@ -641,6 +644,7 @@ mod tag {
     pub(super) const KEY: u8 = 19;
     pub(super) const TAG: u8 = 20;
     pub(super) const VERSION: u8 = 21;
+    pub(super) const ACL: u8 = 22;
 }
 
 #[cfg(test)]
@@ -679,6 +683,7 @@ mod tests {
                 content_type: Some("text/plain".into()),
                 user: vec![("name".into(), "value".into())],
                 tags: vec![("a".into(), "".into()), ("b".into(), "c".into())],
+                acl: Some("{}".into()),
                 ..Metadata::default()
             },
             parts: [1, 2, 7].map(part).to_vec(),

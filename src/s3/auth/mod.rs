@@ -3,11 +3,12 @@
 //! Reading order: [`users`] (who there is), [`gate`] (the one `match` over the ways to
 //! authenticate), `canonical` and `sigv4` (signature version 4 in the header), `presigned` (the
 //! same in the query), `sigv2` (version 2 in both places), `post` (forms), [`chunked`] (bodies in
-//! signed or unsigned chunks).
+//! signed or unsigned chunks). Then what they may do: [`policy`].
 
 mod canonical;
 mod chunked;
 mod gate;
+pub mod policy;
 mod post;
 mod presigned;
 mod sigv2;

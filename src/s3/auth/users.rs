@@ -7,6 +7,7 @@ use std::sync::Arc;
 use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
 
+use super::policy::Policy;
 use super::sigv4::SigningKeys;
 
 /// A secret key. Wiped from memory when dropped, never printed, compared in constant time.
@@ -49,6 +50,9 @@ pub struct User {
     pub secret_key: Secret,
     /// May do everything.
     pub root: bool,
+    /// What it may do beside working in the buckets that it owns. Without any it may still make
+    /// buckets of its own.
+    pub policies: Vec<Arc<Policy>>,
 }
 
 /// Who sent a request.
@@ -141,5 +145,6 @@ fn keyless_root() -> User {
         access_key: "".into(),
         secret_key: Secret::new(""),
         root: true,
+        policies: Vec::new(),
     }
 }

@@ -2,28 +2,30 @@
 
 use http::header::{HeaderMap, HeaderName};
 
-use crate::engine::{Bucket, ChecksumAlgorithm, ChecksumKind, UploadPlan};
-use crate::s3::authorize::user;
+use crate::engine::{ChecksumAlgorithm, ChecksumKind, UploadPlan};
+use crate::s3::authorize::Access;
 use crate::s3::error::{Code, S3Error};
 use crate::s3::reply::{self, Reply};
 use crate::s3::request::ObjectRef;
 use crate::s3::xml::Writer;
-use crate::s3::{Call, checksum, copy, headers};
+use crate::s3::{Call, acl, checksum, copy, headers};
 
 pub(crate) async fn create(
     call: &Call<'_>,
-    bucket: &Bucket,
+    access: &Access<'_>,
     object: &ObjectRef,
 ) -> Result<Reply, S3Error> {
     let asked = &call.head.headers;
     headers::refuse_unsupported(asked)?;
     let checksum = wanted_checksum(asked)?;
+    let mut metadata = headers::metadata(asked)?;
+    metadata.acl = acl::of_write(access, object).await?;
     let plan = UploadPlan {
-        metadata: headers::metadata(asked)?,
+        metadata,
         checksum,
-        initiator: user(call.identity())?.id.clone(),
+        initiator: access.caller_id().unwrap_or(ANONYMOUS).into(),
     };
-    let id = bucket.create_upload(&object.key, plan).await?;
+    let id = access.bucket.create_upload(&object.key, plan).await?;
     let mut page = Writer::document("InitiateMultipartUploadResult");
     page.leaf("Bucket", object.bucket.as_str());
     page.leaf("Key", object.key.as_str());
@@ -38,6 +40,9 @@ pub(crate) async fn create(
     }
     Ok(reply)
 }
+
+/// Who opened an upload without a name (S3's own id for it).
+const ANONYMOUS: &str = "65a011a29cdf8ec533ec3d1ccaae921c";
 
 /// Algorithm and type; the type defaults as S3's table of algorithms has it.
 fn wanted_checksum(

@@ -2,6 +2,7 @@
 
 use crate::engine::Bucket;
 use crate::limits::{LIST_ITEMS_MAX, PART_NUMBER_MAX};
+use crate::s3::acl::Acl;
 use crate::s3::error::S3Error;
 use crate::s3::list::{Owner, display_name};
 use crate::s3::reply::{self, Reply};
@@ -29,8 +30,12 @@ pub(crate) async fn list_parts(
         )
         .await
         .map_err(|error| super::missing(error, &id))?;
-    let owner = Owner::of(call, bucket).await?;
     let plan = &page.upload.plan;
+    let mut owner = Owner::of(call, bucket).await?;
+    if let Some(acl) = plan.metadata.acl.as_deref().and_then(Acl::decode) {
+        owner.name = display_name(call, &acl.owner);
+        owner.id = acl.owner;
+    }
     let mut xml = Writer::document("ListPartsResult");
     xml.leaf("Bucket", object.bucket.as_str());
     xml.leaf("Key", object.key.as_str());

@@ -7,6 +7,7 @@ use crate::engine::{
     Bucket, Checksum, ChecksumAlgorithm, ChecksumKind, ETag, Part, Range, Upload, Writer,
 };
 use crate::limits::{PART_NUMBER_MAX, PUT_BYTES_MAX};
+use crate::s3::authorize::Access;
 use crate::s3::checksum::{self, Hasher};
 use crate::s3::copy::{self, Source};
 use crate::s3::error::{Code, S3Error};
@@ -60,9 +61,10 @@ pub(crate) async fn upload_part(
 /// UploadPartCopy: a part from bytes that are here already.
 pub(crate) async fn upload_part_copy(
     call: &Call<'_>,
-    bucket: &Bucket,
+    access: &Access<'_>,
     object: &ObjectRef,
 ) -> Result<Reply, S3Error> {
+    let bucket = &access.bucket;
     headers::refuse_unsupported(&call.head.headers)?;
     let id = super::upload_id(call);
     let number = part_number(call)?;
@@ -70,7 +72,7 @@ pub(crate) async fn upload_part_copy(
         .upload(&object.key, &id)
         .await
         .map_err(|error| super::missing(error, &id))?;
-    let (mut source, _) = copy::source(call).await?;
+    let (mut source, _) = copy::source(call, access).await?;
     if let Some(asked) = call.header("x-amz-copy-source-range") {
         source.range = source_range(asked, source.size_bytes)?;
     }

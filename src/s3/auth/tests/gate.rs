@@ -125,6 +125,7 @@ fn a_changed_secret_makes_old_signatures_worthless() {
         access_key: ACCESS_KEY.into(),
         secret_key: Secret::new(secret),
         root: false,
+        policies: Vec::new(),
     };
     let users = Arc::new(ArcSwap::from_pointee(
         Users::new(vec![user(SECRET)]).unwrap(),
@@ -197,6 +198,7 @@ fn two_users_with_one_access_key_are_refused() {
         access_key: "SAME".into(),
         secret_key: Secret::new(name),
         root: false,
+        policies: Vec::new(),
     };
     let error = Users::new(vec![user("one"), user("two")]).unwrap_err();
     assert_eq!(

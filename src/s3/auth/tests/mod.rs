@@ -43,6 +43,7 @@ fn gate_with(now: i64, required: bool, sigv2: bool) -> Gate {
         access_key: access_key.into(),
         secret_key: Secret::new(secret),
         root,
+        policies: Vec::new(),
     };
     let users = Users::new(vec![
         user("boss", "BOSS", "boss secret", true),
