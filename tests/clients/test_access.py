@@ -3,6 +3,8 @@
 import json
 import subprocess
 import time
+import urllib.error
+import urllib.request
 
 import pytest
 from botocore import UNSIGNED
@@ -408,3 +410,32 @@ def test_a_policy_of_a_user_that_is_none_is_refused_at_start(tmp_path):
         printed = run([BINARY, "check-config", "-c", config], clean_environment(tmp_path),
                       status=1, stderr=subprocess.STDOUT)
         assert said in printed, printed
+
+
+def test_forms_are_judged_by_their_key_and_their_fields(place):
+    place = place("ObjectWriter")
+    place.allow({"Action": "s3:PutObject", "Resource": "arn:aws:s3:::box/in/*"},
+                {"Effect": "Deny", "Action": "s3:PutObject", "Resource": "arn:aws:s3:::box/*",
+                 "Condition": {"StringLike": {"s3:x-amz-acl": "public*"}}})
+
+    def post(**fields):
+        parts = [f'--edge\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n{value}\r\n'
+                 for name, value in fields.items()]
+        parts.append('--edge\r\nContent-Disposition: form-data; name="file"; filename="f"\r\n\r\n'
+                     'content\r\n--edge--\r\n')
+        request = urllib.request.Request(
+            f"{place.server.endpoint}/box", "".join(parts).encode(),
+            {"Content-Type": "multipart/form-data; boundary=edge"})
+        try:
+            return urllib.request.urlopen(request).status
+        except urllib.error.HTTPError as error:
+            return error.code
+
+    assert post(key="in/k") == 204
+    assert place.ann.get_object(Bucket="box", Key="in/k")["Body"].read() == b"content"
+    assert post(key="out/k") == 403
+    assert post(key="in/p", acl="public-read") == 403
+    tags = "<Tagging><TagSet><Tag><Key>a</Key><Value>b</Value></Tag></TagSet></Tagging>"
+    assert post(key="in/t", tagging=tags) == 403
+    assert [entry["Key"] for entry in place.ann.list_objects_v2(Bucket="box")["Contents"]] == [
+        "in/k", "k"]
