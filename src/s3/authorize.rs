@@ -168,6 +168,19 @@ impl<'a> Access<'a> {
         }
     }
 
+    /// Refuses a caller whom nothing can let do anything here, before its body is read.
+    pub(super) async fn refuse_hopeless(&self) -> Result<(), S3Error> {
+        if self.is_free() {
+            return Ok(());
+        }
+        let Standing { owner, rules } = self.standing().await?;
+        let is_strange = self.relation(&owner) == Relation::Other;
+        if is_strange && rules.is_plain() && self.user_policies().is_empty() {
+            return Err(Code::AccessDenied.into());
+        }
+        Ok(())
+    }
+
     /// Whether a statement denies what nobody needs to allow.
     pub(super) async fn refuse_denied(
         &self,

@@ -262,9 +262,10 @@ async fn answer(
             operation => {
                 let who = call.who.identity();
                 let access = authorize::enter(s3, who, head, local, &name).await?;
-                // Each of its keys is asked about by itself.
-                if operation != Operation::DeleteObjects {
-                    access.permit(operation, None).await?;
+                match operation {
+                    // Each of its keys is asked about by itself.
+                    Operation::DeleteObjects => access.refuse_hopeless().await?,
+                    operation => access.permit(operation, None).await?,
                 }
                 bucket_verb(call, operation, &access).await
             }
