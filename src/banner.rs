@@ -328,7 +328,8 @@ fn lacks_text(bucket: &Bucket) -> String {
     format!("; without {}", bucket.lacks.join(", "))
 }
 
-fn size_text(bytes: u64) -> String {
+/// `1.5 GiB`
+pub fn size_text(bytes: u64) -> String {
     let units = ["B", "KiB", "MiB", "GiB", "TiB", "PiB"];
     let mut tenths = u128::from(bytes) * 10;
     let mut unit = 0;

@@ -1,5 +1,7 @@
 //! The command line: what is asked, and the exit status of the answer.
 
+mod blob;
+
 use std::env;
 use std::io::{self, IsTerminal, Write};
 use std::path::{Path, PathBuf};
@@ -39,6 +41,9 @@ enum Command {
     Keygen,
     /// Print the root user's keys again
     Credentials(Credentials),
+    /// Make, look at, verify, export or grow a blob store
+    #[command(subcommand)]
+    Blob(blob::Verb),
 }
 
 #[derive(Debug, Args)]
@@ -185,6 +190,7 @@ pub fn run() -> ExitCode {
         Some(Command::CheckConfig(check)) => check_config(&check.config),
         Some(Command::Keygen) => keygen(),
         Some(Command::Credentials(asked)) => credentials(asked),
+        Some(Command::Blob(verb)) => blob::run(verb),
         None if cli.options.names_nothing() => return usage_error(),
         None => run_serve(Vec::new(), cli.options),
     };
@@ -422,9 +428,14 @@ mod tests {
     fn every_flag_and_its_environment_twin_is_documented() {
         let documented = include_str!("../docs/configuration.md");
         let command = Cli::command();
-        let commands = command.get_subcommands().chain([&command]);
+        let mut commands = vec![&command];
+        let mut arguments = Vec::new();
+        while let Some(next) = commands.pop() {
+            commands.extend(next.get_subcommands());
+            arguments.extend(next.get_arguments());
+        }
         let mut flags = 0;
-        for arg in commands.flat_map(clap::Command::get_arguments) {
+        for arg in arguments {
             let flag = arg.get_long().map(|name| format!("--{name}"));
             let twin = arg.get_env().map(|name| format!("`{}`", name.display()));
             flags += usize::from(flag.is_some());

@@ -25,6 +25,12 @@ pub enum StoreError {
         path.display(), quoted = shell_quoted(&path.display().to_string())
     )]
     NotFormatted { path: PathBuf },
+    #[error(
+        "{} exists already, and formatting does not change its size; leave the size away, or make \
+         it larger with `lobos blob grow`",
+        path.display()
+    )]
+    Exists { path: PathBuf },
     #[error(transparent)]
     Device(#[from] DeviceError),
     #[error("{}: {source}", path.display())]

@@ -6,16 +6,19 @@ use super::bucket::BlobBucket;
 use super::codec::put_varint;
 use super::commit::Class;
 use super::core::Core;
+use super::layout::BLOCK;
 use super::record::{Change, ItemKey, Table};
 use super::recover::{self, BlobOpenError, BlobSettings};
+use super::salvage;
+use super::superblock::Superblock;
 use crate::clock::Entropy;
-use crate::engine::{BucketConfig, BucketInfo, BucketName, Durability, EngineError};
+use crate::engine::{BucketConfig, BucketInfo, BucketName, Durability, EngineError, ObjectKey};
 use crate::io::device::Device;
 
 /// An open store.
 #[derive(Debug)]
 pub struct BlobEngine {
-    core: Arc<Core>,
+    pub(super) core: Arc<Core>,
 }
 
 impl BlobEngine {
@@ -34,6 +37,49 @@ impl BlobEngine {
     pub async fn open(device: Device, settings: BlobSettings) -> Result<Self, BlobOpenError> {
         let core = recover::open(device, settings).await?;
         Ok(Self { core })
+    }
+
+    /// Opens for reading alone: what has to be replayed stays in memory, every write is refused.
+    pub async fn inspect(device: Device, settings: BlobSettings) -> Result<Self, BlobOpenError> {
+        let core = recover::inspect(device, settings).await?;
+        Ok(Self { core })
+    }
+
+    /// The same of a device that cannot be opened any more: what is whole, and a sentence about
+    /// each thing that is not.
+    pub async fn salvage(
+        device: Device,
+        settings: BlobSettings,
+    ) -> Result<(Self, Vec<String>), BlobOpenError> {
+        let (core, losses) = salvage::salvage(device, settings).await?;
+        core.refuse_writes();
+        Ok((Self { core }, losses))
+    }
+
+    /// The keys of a bucket, whether or not their entries can be read whole.
+    pub fn keys(&self, name: &BucketName) -> Result<Vec<ObjectKey>, EngineError> {
+        let buckets = self.core.buckets.read();
+        let buckets = buckets.unwrap_or_else(PoisonError::into_inner);
+        let bucket = buckets.by_name.get(name).ok_or(EngineError::NoSuchBucket)?;
+        let items = recover::item_batches(&bucket.objects).flatten();
+        let keys = items.filter_map(|(key, _)| {
+            // A version's item has its number behind a NUL.
+            let key = key.split(|byte| *byte == 0).next()?;
+            ObjectKey::parse(std::str::from_utf8(key).ok()?).ok()
+        });
+        let mut keys: Vec<_> = keys.collect();
+        keys.dedup();
+        Ok(keys)
+    }
+
+    /// Uses all of the device, which has become larger; gives the new size.
+    pub async fn grow(&self) -> Result<u64, EngineError> {
+        let new = Superblock {
+            size_blocks: self.core.device.size_bytes() / BLOCK,
+            ..self.core.superblock()
+        };
+        self.core.write_superblocks(new).await?;
+        Ok(self.size_bytes())
     }
 
     /// Makes the bucket that is always there, if it is not: the root user's.
@@ -58,7 +104,7 @@ impl BlobEngine {
 
     /// Bytes of the device that the store uses.
     pub fn size_bytes(&self) -> u64 {
-        self.core.superblock().size_blocks * super::layout::BLOCK
+        self.core.superblock().size_blocks * BLOCK
     }
 
     /// See [`crate::engine::Engine::close`]. The next start has nothing to replay.
@@ -68,7 +114,7 @@ impl BlobEngine {
 
     /// Free bytes, those that the next commits free included.
     pub fn free_bytes(&self) -> u64 {
-        (self.core.space.free_blocks() + self.core.space.held_blocks()) * super::layout::BLOCK
+        (self.core.space.free_blocks() + self.core.space.held_blocks()) * BLOCK
     }
 
     /// See [`crate::engine::Engine::bucket`].

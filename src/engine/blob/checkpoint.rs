@@ -337,6 +337,19 @@ impl SegmentHead {
         out
     }
 
+    pub(super) const BLOCKS_MAX: u64 = SEGMENT_BLOCKS_MAX;
+
+    /// Blocks that a segment takes at least which begins with this block; `None`: none does.
+    pub(super) fn peek_blocks(block: &[u8]) -> Option<u64> {
+        let mut from = Cursor::new(block);
+        if from.take(4)? != SEGMENT_MAGIC {
+            return None;
+        }
+        from.take(32)?;
+        let bytes = u64::from(from.u32()?) + SEGMENT_HEAD_BYTES as u64;
+        Some(bytes.div_ceil(BLOCK)).filter(|blocks| *blocks <= SEGMENT_BLOCKS_MAX)
+    }
+
     /// Head and stream bytes of a whole segment.
     pub(super) fn open(segment: &[u8]) -> Option<(Self, &[u8])> {
         let mut from = Cursor::new(segment);

@@ -181,6 +181,10 @@ impl Buckets {
         trees.iter().flat_map(|tree| drain(tree, &[])).collect()
     }
 
+    pub(super) fn has_id(&self, id: u64) -> bool {
+        self.by_id.contains_key(&id)
+    }
+
     pub(super) fn all(&self) -> Vec<Arc<BucketState>> {
         self.by_name.values().cloned().collect()
     }
@@ -255,6 +259,11 @@ impl Core {
             }),
             false => Ok(()),
         }
+    }
+
+    /// For a device that is only read.
+    pub(super) fn refuse_writes(&self) {
+        self.is_closing.store(true, Ordering::Release);
     }
 
     pub(super) fn poison(&self, error: &io::Error) {

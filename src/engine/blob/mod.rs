@@ -8,11 +8,13 @@
 //! - [`core`]: what all share. [`transfer`]: checked bytes to and from extents.
 //! - [`commit`]: `core.commit(class, writes, |turn| ..)` is the only way that anything changes.
 //! - [`checkpoint`], [`recover`]: bounded replay; from a device to an open engine.
+//! - [`info`], [`check`], [`salvage`]: for operators; a device is read, never written.
 //! - [`describe`]: between stored entries and the contract's. [`put`], [`get`], [`bucket`],
 //!   [`scan`], [`multipart`], [`buckets`]: the verbs.
 
 mod bucket;
 mod buckets;
+mod check;
 mod checkpoint;
 mod codec;
 mod commit;
@@ -21,6 +23,7 @@ mod describe;
 mod entry;
 mod get;
 mod index;
+mod info;
 mod journal;
 mod layout;
 mod leaf;
@@ -28,6 +31,7 @@ mod multipart;
 mod put;
 mod record;
 mod recover;
+mod salvage;
 mod scan;
 mod space;
 mod superblock;
@@ -36,6 +40,8 @@ mod versions;
 
 pub use bucket::BlobBucket;
 pub use buckets::{BlobEngine, FIRST_BUCKET};
+pub use check::{CheckReport, Damage};
 pub use get::{BlobByteStream, BlobReader};
+pub use info::{BlobInfo, CheckpointInfo, JournalInfo};
 pub use put::BlobWriter;
 pub use recover::{BlobOpenError, BlobSettings};

@@ -124,6 +124,27 @@ pub(super) async fn open(
 ) -> Result<Arc<Core>, BlobOpenError> {
     let replayed = abort_on_panic_of(replay(&device)).await?;
     let superblock = raise_epoch(&device, &replayed).await?;
+    Ok(assemble(device, superblock, replayed, settings))
+}
+
+/// Opens for reading alone: what is replayed stays in memory.
+pub(super) async fn inspect(
+    device: Device,
+    settings: BlobSettings,
+) -> Result<Arc<Core>, BlobOpenError> {
+    let replayed = replay(&device).await?;
+    let superblock = replayed.superblock.clone();
+    let core = assemble(device, superblock, replayed, settings);
+    core.refuse_writes();
+    Ok(core)
+}
+
+pub(super) fn assemble(
+    device: Device,
+    superblock: Superblock,
+    replayed: Replayed,
+    settings: BlobSettings,
+) -> Arc<Core> {
     let next_number = replayed
         .buckets
         .all()
@@ -151,8 +172,8 @@ pub(super) async fn open(
     };
     let core = Core::new(device, superblock, parts);
     core.durable
-        .store(replayed.end.sequence - 1, Ordering::Release);
-    Ok(Arc::new(core))
+        .store(replayed.end.sequence.saturating_sub(1), Ordering::Release);
+    Arc::new(core)
 }
 
 /// Upholds I5.
@@ -187,9 +208,9 @@ pub(super) struct Replayed {
     pub(super) superblock: Superblock,
     pub(super) buckets: Buckets,
     pub(super) space: Space,
-    segments: Vec<Extent>,
+    pub(super) segments: Vec<Extent>,
     /// Where the next journal block goes.
-    end: Start,
+    pub(super) end: Start,
 }
 
 impl Replayed {
@@ -208,15 +229,20 @@ impl Replayed {
 }
 
 pub(super) fn all_items(tree: &super::index::Tree) -> Vec<super::index::Item> {
-    let (mut all, mut from) = (Vec::new(), Vec::new());
-    loop {
+    item_batches(tree).flatten().collect()
+}
+
+/// All items, some at a time.
+pub(super) fn item_batches(
+    tree: &super::index::Tree,
+) -> impl Iterator<Item = Vec<super::index::Item>> + '_ {
+    let mut from = Vec::new();
+    std::iter::from_fn(move || {
         let items = tree.items_from(&from, usize::MAX);
-        let Some((last, _)) = items.last() else {
-            return all;
-        };
+        let (last, _) = items.last()?;
         from = [last, &[0][..]].concat();
-        all.extend(items);
-    }
+        Some(items)
+    })
 }
 
 /// Reads superblock, checkpoint and journal; writes nothing.
@@ -362,7 +388,7 @@ fn take_items(stream: &[u8], buckets: &mut Buckets) -> Option<usize> {
 }
 
 /// `None`: the rest of the item is in the next segment.
-fn take_item(from: &mut Cursor<'_>) -> Option<Option<Record>> {
+pub(super) fn take_item(from: &mut Cursor<'_>) -> Option<Option<Record>> {
     let table = from.u8()?;
     let (bucket, key, value) = (from.varint()?, from.bytes()?, from.bytes()?);
     let Some(table) = Table::from_number(table) else {
@@ -387,14 +413,14 @@ struct Chain {
     blocks: Vec<ChainBlock>,
 }
 
-struct ChainBlock {
-    head: Head,
+pub(super) struct ChainBlock {
+    pub(super) head: Head,
     /// In the ring.
     place: u64,
     hash: u64,
     /// Behind it.
     end: u64,
-    records: Vec<Record>,
+    pub(super) records: Vec<Record>,
 }
 
 impl Chain {
@@ -442,7 +468,11 @@ fn belongs(superblock: &Superblock, end: &Start, block: &ChainBlock) -> bool {
 }
 
 /// A whole journal block of this device at a place of the ring.
-async fn read_block(device: &Device, superblock: &Superblock, place: u64) -> Option<ChainBlock> {
+pub(super) async fn read_block(
+    device: &Device,
+    superblock: &Superblock,
+    place: u64,
+) -> Option<ChainBlock> {
     if place >= superblock.journal_blocks {
         return None;
     }

@@ -6,7 +6,7 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::entry::Allocation;
-use super::layout::{Extent, JOURNAL_FIRST, SUPERBLOCKS, count_of, join};
+use super::layout::{BLOCK, Extent, JOURNAL_FIRST, SUPERBLOCKS, count_of, join};
 
 /// The space of one device.
 #[derive(Debug)]
@@ -27,6 +27,28 @@ struct State {
     held_blocks: u64,
     /// By the first block of an allocation; only where there is something to say.
     uses: HashMap<u64, Use>,
+}
+
+/// Runs of free blocks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Runs {
+    pub(super) count: u64,
+    pub(super) longest_blocks: u64,
+    /// Blocks in runs of less than 1 MiB.
+    pub(super) short_blocks: u64,
+}
+
+impl Runs {
+    fn add(&mut self, blocks: u64) {
+        if blocks == 0 {
+            return;
+        }
+        self.count += 1;
+        self.longest_blocks = self.longest_blocks.max(blocks);
+        if blocks < (1 << 20) / BLOCK {
+            self.short_blocks += blocks;
+        }
+    }
 }
 
 /// What is special about one allocation.
@@ -224,6 +246,28 @@ impl Space {
         state.forget_plain(name);
     }
 
+    /// How the free blocks lie. Looks at some at a time, so that nobody waits long for the lock.
+    pub(super) fn runs(&self) -> Runs {
+        let (mut runs, mut open, mut at) = (Runs::default(), 0, 0);
+        loop {
+            let state = self.lock();
+            let stop = (at + RUNS_STEP_BLOCKS).min(state.size_blocks);
+            while at < stop {
+                let end = state.next_used(at, stop);
+                open += end - at;
+                at = end;
+                if end < stop {
+                    runs.add(std::mem::take(&mut open));
+                    at = state.next_free(end, stop).unwrap_or(stop);
+                }
+            }
+            if at >= state.size_blocks {
+                runs.add(open);
+                return runs;
+            }
+        }
+    }
+
     /// Free blocks, those that wait to be freed not counted.
     pub(super) fn free_blocks(&self) -> u64 {
         self.lock().free_blocks
@@ -341,6 +385,9 @@ impl State {
     }
 }
 
+/// Blocks that are looked at under one lock.
+const RUNS_STEP_BLOCKS: u64 = 1 << 22;
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -408,6 +455,24 @@ mod tests {
         );
         let extents = space.allocate(3611 + 1, 0).unwrap();
         assert_eq!(count_of(&extents), 3612);
+    }
+
+    #[test]
+    fn runs_of_free_blocks_are_counted() {
+        let space = space();
+        let all = space.free_blocks();
+        let whole = space.runs();
+        // Between the superblocks, and behind the journal.
+        assert_eq!((whole.count, whole.longest_blocks), (2, 4095));
+        assert_eq!(whole.short_blocks, 0);
+        let extent = Extent {
+            first: 8000,
+            count: 1,
+        };
+        space.claim(&vec![extent]).unwrap();
+        let cut = space.runs();
+        assert_eq!((cut.count, cut.short_blocks), (3, 191));
+        assert_eq!(space.free_blocks(), all - 1);
     }
 
     #[test]
