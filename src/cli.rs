@@ -17,6 +17,7 @@ use crate::clock::{Clock, Entropy};
 use crate::config::{BlobPlace, Config, Listen, Log, LogFormat, Overrides, SecretText};
 use crate::credentials::{KeyPair, Places, StateDir};
 use crate::engine::Durability;
+use crate::s3::ETagMode;
 use crate::server::{self, Ended, Start};
 use crate::tls;
 
@@ -127,6 +128,11 @@ struct Options {
     #[arg(long, value_name = "MODE", env = "LOBOS_DURABILITY", hide_env_values = true,
           value_parser = durability)]
     durability: Option<Durability>,
+
+    /// What ETags are made of: `md5`, or `fast` for random ones [default: md5]
+    #[arg(long, value_name = "MODE", env = "LOBOS_ETAG", hide_env_values = true,
+          value_parser = etag_mode)]
+    etag: Option<ETagMode>,
 
     /// Threads that serve requests [default: one a core]
     #[arg(long, value_name = "N", env = "LOBOS_THREADS", hide_env_values = true)]
@@ -317,6 +323,7 @@ impl Options {
             },
             region: self.region,
             durability: self.durability,
+            etag: self.etag,
             threads: self.threads,
             state_dir: self.state.state_dir,
             log_level: variable("LOBOS_LOG"),
@@ -409,6 +416,14 @@ fn name_and_directory(text: &str) -> Result<(String, PathBuf), String> {
     match text.split_once('=') {
         Some((name, dir)) if !name.is_empty() && !dir.is_empty() => Ok((name.into(), dir.into())),
         _ => Err("write NAME=DIR, such as photos=./My Photos".to_owned()),
+    }
+}
+
+fn etag_mode(text: &str) -> Result<ETagMode, String> {
+    match text {
+        "md5" => Ok(ETagMode::Md5),
+        "fast" => Ok(ETagMode::Fast),
+        _ => Err("it is `md5` or `fast`".to_owned()),
     }
 }
 

@@ -9,7 +9,7 @@ mod explain;
 mod raw;
 mod units;
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
 use std::fs;
 use std::io;
@@ -22,8 +22,8 @@ use serde::{Deserialize, Deserializer};
 use zeroize::Zeroizing;
 
 use crate::engine::{BucketName, Durability};
-use crate::s3::Ownership;
 use crate::s3::auth::policy::{self, Policy};
+use crate::s3::{ETagMode, ETagModes, Ownership};
 
 pub use units::{BlobPlace, Listen, shell_quoted};
 
@@ -56,6 +56,7 @@ pub struct Server {
     pub object_ownership: Ownership,
     /// `None`: the XDG state directory.
     pub state_dir: Option<PathBuf>,
+    pub etags: ETagModes,
     pub limits: Limits,
     pub timeouts: Timeouts,
 }
@@ -233,6 +234,7 @@ pub struct Overrides {
     pub auth: Option<bool>,
     pub region: Option<String>,
     pub durability: Option<Durability>,
+    pub etag: Option<ETagMode>,
     pub threads: Option<usize>,
     pub state_dir: Option<PathBuf>,
     pub log_level: Option<String>,
@@ -323,6 +325,7 @@ fn build(raw: raw::File, base: &Path, overrides: Overrides) -> Result<Config, Co
             state_dir: overrides
                 .state_dir
                 .or(server.state_dir.map(|dir| base.join(dir))),
+            etags: build_etags(overrides.etag.or(server.etag), raw.bucket)?,
             limits: build_limits(&server.limits)?,
             timeouts: build_timeouts(&server.timeouts)?,
         },
@@ -421,6 +424,31 @@ fn domain(name: &str) -> Result<Box<str>, ConfigError> {
         )));
     }
     Ok(bare.into())
+}
+
+/// With the sections `[bucket.NAME]`. The buckets need not be there yet.
+fn build_etags(
+    default: Option<ETagMode>,
+    sections: BTreeMap<String, raw::Bucket>,
+) -> Result<ETagModes, ConfigError> {
+    let mut modes = HashMap::new();
+    for (name, section) in sections {
+        let bucket = bucket_name(&name)?;
+        modes.extend(section.etag.map(|mode| (bucket, mode)));
+    }
+    Ok(ETagModes {
+        default: default.unwrap_or_default(),
+        buckets: modes,
+    })
+}
+
+fn bucket_name(name: &str) -> Result<BucketName, ConfigError> {
+    BucketName::parse(name).map_err(|error| {
+        ConfigError::Invalid(format!(
+            "`{name}` is no legal bucket name: it {}",
+            error.reason
+        ))
+    })
 }
 
 fn build_limits(raw: &raw::Limits) -> Result<Limits, ConfigError> {
@@ -551,13 +579,7 @@ fn build_filesystem(
     };
     let mut buckets = Vec::new();
     for (name, dir) in named {
-        let bucket = BucketName::parse(&name).map_err(|error| {
-            ConfigError::Invalid(format!(
-                "`{name}` is no legal bucket name: it {}",
-                error.reason
-            ))
-        })?;
-        buckets.push((bucket, dir));
+        buckets.push((bucket_name(&name)?, dir));
     }
     for dir in places.directories {
         buckets.push((bucket_of_directory(&dir)?, dir));

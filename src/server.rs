@@ -255,6 +255,7 @@ fn s3(server: &config::Server, sigv2: bool, users: Users, engines: Engines, star
         budget: Arc::new(budget),
         clock: start.clock,
         entropy: start.entropy,
+        etags: server.etags.clone(),
     })
 }
 

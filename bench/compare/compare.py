@@ -35,7 +35,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 ACCESS_KEY, SECRET_KEY, REGION = "comparison", "comparison/secret", "us-east-1"
 TICKS = os.sysconf("SC_CLK_TCK")
 START_SECONDS_MAX = 10
-PARTS = ("start", "get", "head", "put", "list")
+PARTS = ("start", "get", "head", "put", "blob", "list")
 
 
 def main():
@@ -175,6 +175,40 @@ def put(options, scratch, lobos, bucket, size, connections):
     return result
 
 
+def part_blob(options, scratch):
+    """Durable PUT into a blob store beside a directory, both with random ETags and with MD5s.
+
+    2,000 keys are written over and over, so that space returns as it does in use.
+    """
+    table("PUT, durable, blob store beside a directory", [
+        "size", "connections", "ETag", "directory op/s", "directory CPU us", "blob op/s",
+        "blob CPU us", "op/s ratio", "blob p50 ms", "blob p99 ms"])
+    sizes = {"4 KiB": 4 << 10, "32 KiB": 32 << 10, "1 MiB": 1 << 20}
+    for etag in ("fast", "md5"):
+        environment = {"LOBOS_ETAG": etag}
+        home = scratch / etag
+        for part in (home, home / "a", home / "b", home / "lobos-files"):
+            part.mkdir()
+        with (Lobos(options, home / "a", home / "lobos-files", environment=environment) as files,
+              Lobos(options, home / "b", store=home / "store.img", environment=environment) as blob):
+            for name, size in sizes.items():
+                for connections in (1, 32, 64):
+                    a, b = alternate(
+                        options,
+                        lambda: put_over(options, home, files, "lobos-files", size, connections),
+                        lambda: put_over(options, home, blob, "lobos", size, connections))
+                    row(name, connections, etag, f"{a.rate:,.0f}", f"{a.cpu_us:.0f}",
+                        f"{b.rate:,.0f}", f"{b.cpu_us:.0f}", f"{b.rate / a.rate:.2f}",
+                        f"{b.p50_us / 1e3:.2f}", f"{b.p99_us / 1e3:.2f}")
+
+
+def put_over(options, scratch, lobos, bucket, size, connections):
+    most = options.seconds * 60_000
+    keys = [lobos.presign("PUT", f"/{bucket}/key{number}") for number in range(2000)]
+    targets = (keys[number % len(keys)] for number in range(most))
+    return load(options, lobos, "PUT", targets_file(scratch, targets), size, connections)
+
+
 def bare(options, scratch, size, threads):
     directory = Path(tempfile.mkdtemp(dir=scratch))
     command = [options.load, "bare", directory, size, threads, options.seconds]
@@ -292,8 +326,10 @@ class Server:
 
 
 class Lobos(Server):
-    def __init__(self, options, home, *buckets, root=None, environment=None):
+    def __init__(self, options, home, *buckets, root=None, store=None, environment=None):
         arguments = ["--root", root] if root else list(buckets) or [home / "empty"]
+        if store:
+            arguments = ["--blob", f"{store}:8GiB"]
         self.start(options, [options.lobos, "serve", *arguments, "--threads", "1", "--listen",
                              "{address}", "--state-dir", home / "state"],
                    {"LOBOS_ROOT_USER": ACCESS_KEY, "LOBOS_ROOT_PASSWORD": SECRET_KEY}

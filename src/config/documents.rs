@@ -89,17 +89,17 @@ fn built(source: &str) -> String {
 fn keys_in_toml(text: &str) -> BTreeSet<String> {
     fn walk(path: &str, table: &toml::Table, keys: &mut BTreeSet<String>) {
         for (key, value) in table {
-            let path = if path.is_empty() {
-                key.clone()
-            } else {
-                format!("{path}.{key}")
+            let path = match path {
+                "" => key.clone(),
+                "bucket" => "bucket.NAME".to_owned(),
+                path => format!("{path}.{key}"),
             };
             // A path may hold any character, so that the names of buckets are no options.
             let is_section = path != "filesystem.buckets";
             if path.contains('.')
                 && value
                     .as_table()
-                    .is_none_or(|_| !path.starts_with("server."))
+                    .is_none_or(|_| !path.starts_with("server.") && path != "bucket.NAME")
             {
                 keys.insert(path.clone());
             }
@@ -130,7 +130,11 @@ fn keys_in_code() -> BTreeSet<String> {
     };
     let mut keys = BTreeSet::new();
     let mut sections: Vec<_> = known("").unwrap();
-    while let Some(section) = sections.pop() {
+    while let Some(mut section) = sections.pop() {
+        if section == "bucket" {
+            // Its sections are named after buckets.
+            section.push_str(".NAME");
+        }
         let below = known(&format!("[{section}]")).or_else(|| known(&format!("[[{section}]]")));
         for key in below.unwrap_or_else(|| panic!("[{section}] has no keys")) {
             let path = format!("{section}.{key}");

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use serde::Deserialize;
 
 use crate::engine::Durability;
-use crate::s3::Ownership;
+use crate::s3::{ETagMode, Ownership};
 
 use super::units::{Listen, Mode, OneOrMany, Size, Span};
 use super::{LogFormat, SecretText, Symlinks};
@@ -17,6 +17,7 @@ pub(super) struct File {
     pub server: Server,
     pub filesystem: Filesystem,
     pub blob: Blob,
+    pub bucket: BTreeMap<String, Bucket>,
     pub auth: Auth,
     pub tls: Option<Tls>,
     pub metrics: Metrics,
@@ -34,6 +35,7 @@ pub(super) struct Server {
     pub domains: Vec<String>,
     pub object_ownership: Option<Ownership>,
     pub state_dir: Option<PathBuf>,
+    pub etag: Option<ETagMode>,
     pub limits: Limits,
     pub timeouts: Timeouts,
 }
@@ -78,6 +80,13 @@ pub(super) struct Blob {
     pub size: Option<Size>,
     pub durability: Option<Durability>,
     pub buffers: Option<Size>,
+}
+
+/// What is particular to one bucket.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Bucket {
+    pub etag: Option<ETagMode>,
 }
 
 #[derive(Debug, Default, Deserialize)]

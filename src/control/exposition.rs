@@ -4,6 +4,7 @@
 use std::fmt::{Display, Write as _};
 
 use crate::engine::Engine;
+use crate::engine::blob::{BlobEngine, BlobInfo};
 use crate::engine::fs::FsEngine;
 use crate::s3::S3;
 
@@ -43,8 +44,7 @@ pub(super) fn page(s3: &S3, format: Format) -> String {
     for engine in s3.engines() {
         match engine {
             Engine::Fs(fs) => directories(&mut page, fs),
-            // Its families come with the next commit.
-            Engine::Blob(_) => {}
+            Engine::Blob(blob) => store(&mut page, blob),
         }
     }
     process(&mut page);
@@ -174,6 +174,92 @@ fn directories(page: &mut Page, fs: &FsEngine) {
     }
 }
 
+fn store(page: &mut Page, blob: &BlobEngine) {
+    let info = blob.info();
+    let bytes: [(&str, &str, u64); 9] = [
+        ("capacity", "Size of the blob store.", info.size_bytes),
+        (
+            "free",
+            "Space of the blob store that is not in use.",
+            info.free_bytes,
+        ),
+        (
+            "held",
+            "Deleted, and free with the next commits.",
+            info.held_bytes,
+        ),
+        (
+            "reserve",
+            "Free space kept for deletes and checkpoints.",
+            info.reserve_bytes,
+        ),
+        (
+            "longest_free_run",
+            "The longest run of free blocks.",
+            info.longest_free_run_bytes,
+        ),
+        ("index", "Keys and entries in memory.", info.index_bytes),
+        ("journal", "Size of the journal.", info.journal.size_bytes),
+        (
+            "journal_used",
+            "What a start would have to replay.",
+            info.journal.used_bytes,
+        ),
+        (
+            "checkpoint",
+            "Both copies of the checkpoint.",
+            info.checkpoint.size_bytes,
+        ),
+    ];
+    for (what, help, value) in bytes {
+        page.gauge(&format!("lobos_storage_{what}_bytes"), help, value);
+    }
+    for (what, help, value) in [
+        ("buckets", "Buckets of the blob store.", info.buckets),
+        ("objects", "Objects in it.", info.objects),
+        ("uploads", "Multipart uploads that are open.", info.uploads),
+        ("free_runs", "Runs of free blocks.", info.free_runs),
+        (
+            "checkpoint_running",
+            "1 while a checkpoint is written.",
+            info.checkpoint.is_running.into(),
+        ),
+        (
+            "read_only",
+            "1 once a write or flush of the device failed.",
+            info.is_read_only.into(),
+        ),
+    ] {
+        page.gauge(&format!("lobos_storage_{what}"), help, value);
+    }
+    store_state(page, blob, &info);
+}
+
+fn store_state(page: &mut Page, blob: &BlobEngine, info: &BlobInfo) {
+    let help = "Share of the free space in runs of less than 1 MiB.";
+    page.gauge(
+        "lobos_storage_fragmentation_ratio",
+        help,
+        info.fragmentation,
+    );
+    page.family(
+        "lobos_storage_durability_info",
+        Kind::Gauge,
+        "When a write is answered.",
+    );
+    let labels = [("durability", blob.durability().as_str())];
+    page.sample("lobos_storage_durability_info", &labels, 1);
+    page.family(
+        "lobos_storage_flushes_total",
+        Kind::Counter,
+        "Flushes of the device.",
+    );
+    page.sample("lobos_storage_flushes_total", &[], info.flushes);
+    let name = "lobos_storage_flush_seconds_total";
+    page.family(name, Kind::Counter, "The time that they took together.");
+    page.sample(name, &[], info.flush_seconds);
+}
+
 /// The process metrics that every Prometheus client library exports, under their usual names.
 fn process(page: &mut Page) {
     let Ok(process) = procfs::process::Process::myself() else {
@@ -248,6 +334,12 @@ impl Page {
         };
         // Writing to a String cannot fail.
         let _ = writeln!(self.text, "# HELP {family} {help}\n# TYPE {family} {kind}");
+    }
+
+    /// A family of one sample.
+    fn gauge(&mut self, name: &str, help: &str, value: impl Display) {
+        self.family(name, Kind::Gauge, help);
+        self.sample(name, &[], value);
     }
 
     fn sample(&mut self, name: &str, labels: &[(&str, &str)], value: impl Display) {

@@ -11,6 +11,7 @@ use xxhash_rust::xxh3::Xxh3;
 use xxhash_rust::xxh64::Xxh64;
 
 use super::error::{Code, S3Error};
+use super::etag;
 use crate::engine::{Checksum, ChecksumAlgorithm, ChecksumKind, ETag};
 
 /// Computes one checksum over bytes that come piece by piece.
@@ -220,12 +221,12 @@ pub struct PartDigest<'a> {
 }
 
 /// The ETag of an object made of parts: the MD5 of their MD5s and their number. `None` if an
-/// ETag is not the MD5 of one part.
+/// ETag is neither the MD5 of one part nor a fast one.
 pub fn etag_of_parts<'a>(etags: impl IntoIterator<Item = &'a ETag>) -> Option<ETag> {
     let mut md5 = Md5::new();
     let mut count = 0_u32;
     for etag in etags {
-        md5.update(unhex::<16>(etag.as_str())?);
+        md5.update(unhex::<16>(etag::digits(etag))?);
         count += 1;
     }
     let md5_of_all = ETag::from_md5(md5.finalize().into());

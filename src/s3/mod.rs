@@ -16,6 +16,7 @@ mod cors;
 mod delete;
 mod document;
 mod error;
+mod etag;
 mod form;
 mod get;
 mod headers;
@@ -55,6 +56,7 @@ use strum::VariantNames as _;
 pub use authorize::Ownership;
 pub use cors::ForeignPage;
 pub use error::{Code, S3Error};
+pub use etag::{ETagMode, ETagModes};
 pub use reply::{ReplyBody, ReplyError};
 pub use request::{Local, host_of, virtual_bucket, without_port};
 
@@ -86,6 +88,7 @@ pub struct S3Settings {
     pub budget: Arc<Budget>,
     pub clock: Clock,
     pub entropy: Entropy,
+    pub etags: ETagModes,
 }
 
 /// The S3 service; one for all shards.
@@ -101,6 +104,8 @@ pub struct S3 {
     clock: Clock,
     request_ids: RequestIds,
     metrics: Arc<Metrics>,
+    entropy: Entropy,
+    etags: ETagModes,
 }
 
 impl S3 {
@@ -115,6 +120,7 @@ impl S3 {
             budget,
             clock,
             entropy,
+            etags,
         } = settings;
         let request_ids = RequestIds::new(&entropy);
         Self {
@@ -127,6 +133,8 @@ impl S3 {
             budget,
             clock,
             request_ids,
+            entropy,
+            etags,
             metrics: Arc::new(Metrics::new(Operation::VARIANTS)),
         }
     }

@@ -44,8 +44,9 @@ pub struct Payload<B = super::RequestBody> {
 /// What shall be computed beside what the client asks for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Want {
-    /// The bytes become an object or a part: their MD5 is its ETag, and their length must have
-    /// been given.
+    /// The bytes become an object or a part: their length must have been given.
+    pub is_data: bool,
+    /// Their MD5, for an ETag.
     pub md5: bool,
     /// A checksum that the client did not send: a part of an upload that has an algorithm.
     pub algorithm: Option<ChecksumAlgorithm>,
@@ -58,8 +59,8 @@ pub struct Want {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Digests {
     pub size_bytes: u64,
-    /// Zeros unless [`Want::md5`] was set.
-    pub md5: [u8; 16],
+    /// If [`Want::md5`] was set.
+    pub md5: Option<[u8; 16]>,
     /// The one that the client sent, else the one that was wanted.
     pub checksum: Option<Checksum>,
 }
@@ -81,7 +82,7 @@ where
                 trailer: true
             }
         );
-        if unsigned_trailer && !want.md5 {
+        if unsigned_trailer && !want.is_data {
             let message =
                 "STREAMING-UNSIGNED-PAYLOAD-TRAILER is for the data of objects and parts.";
             return Err(S3Error::with_message(Code::InvalidRequest, message));
@@ -242,7 +243,7 @@ where
         self.promised.compare(&digests, &trailer)?;
         self.finished = Some(Digests {
             size_bytes: digests.size_bytes,
-            md5: digests.md5.filter(|_| self.wants_md5).unwrap_or_default(),
+            md5: digests.md5.filter(|_| self.wants_md5),
             checksum: digests.checksum,
         });
         Ok(())
@@ -505,7 +506,7 @@ fn decoded_length(headers: &HeaderMap, wire_bytes: Option<u64>) -> Result<u64, S
 fn plain_length(head: &Parts, wire_bytes: Option<u64>, want: Want) -> Result<u64, S3Error> {
     let told = head.headers.contains_key(CONTENT_LENGTH) || head.version > http::Version::HTTP_11;
     match wire_bytes {
-        Some(bytes) if told || bytes > 0 || !want.md5 => Ok(bytes),
+        Some(bytes) if told || bytes > 0 || !want.is_data => Ok(bytes),
         _ => Err(Code::MissingContentLength.into()),
     }
 }

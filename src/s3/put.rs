@@ -4,11 +4,12 @@ use http::StatusCode;
 
 use super::authorize::Access;
 use super::error::{Code, S3Error};
+use super::etag::{ETagMode, etag};
 use super::payload::{Digests, Payload, Want};
 use super::reply::{self, Reply};
 use super::request::ObjectRef;
 use super::{Call, acl, conditions, get, headers};
-use crate::engine::{Bucket, Commit, ETag, Entry, Precondition, Writer};
+use crate::engine::{Bucket, Commit, Entry, Precondition, Writer};
 use crate::limits::PUT_BYTES_MAX;
 
 pub(super) async fn object(
@@ -23,9 +24,11 @@ pub(super) async fn object(
     metadata.acl = acl::of_write(access, object).await?;
     let precondition = conditions::of_write(asked)?;
     check_early(bucket, object, &precondition).await?;
+    let s3 = call.s3;
     let (mut payload, _room) = call
         .payload(Want {
-            md5: true,
+            md5: s3.etags.of(&object.bucket) == ETagMode::Md5,
+            is_data: true,
             algorithm: None,
             ..Want::default()
         })
@@ -35,7 +38,7 @@ pub(super) async fn object(
     append_all(&mut payload, &mut writer).await?;
     let Digests { md5, checksum, .. } = payload.digests();
     let commit = Commit {
-        etag: ETag::from_md5(md5),
+        etag: etag(md5, &s3.entropy),
         checksum,
         metadata,
         precondition,

@@ -126,6 +126,7 @@ async fn open_service(root: &std::path::Path) -> S3 {
         budget: Arc::new(Budget::new(BUDGET_BYTES, std::time::Duration::from_secs(1))),
         clock,
         entropy: Entropy::system(),
+        etags: super::ETagModes::default(),
     })
 }
 

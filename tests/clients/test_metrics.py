@@ -14,8 +14,8 @@ from lobos import REPOSITORY
 OPEN_METRICS = "application/openmetrics-text; version=1.0.0; q=0.9, text/plain; q=0.1"
 
 
-def write_config(tmp_path, metrics):
-    """A configuration of one bucket with this line in its section of metrics."""
+def write_config(tmp_path, metrics, more=""):
+    """A configuration of one bucket with this line in its section of metrics, and more sections."""
     config = tmp_path / "lobos.cfg"
     config.write_text(f"""
         [server]
@@ -24,14 +24,17 @@ def write_config(tmp_path, metrics):
         data = "{tmp_path}/data"
         [metrics]
         {metrics}
+        {more}
     """)
     return config
 
 
 @pytest.fixture
-def scraped(start, tmp_path):
-    """A server with one bucket whose metrics are at a free port, and the URL of the metrics."""
-    server = start("-c", write_config(tmp_path, 'listen = "127.0.0.1:0"'))
+def scraped(start, tmp_path, image):
+    """A server with one directory and a blob store whose metrics are at a free port, and the URL
+    of the metrics."""
+    store = f'[blob]\npath = "{image}"\nsize = "64 MiB"'
+    server = start("-c", write_config(tmp_path, 'listen = "127.0.0.1:0"', store))
     return server, re.search(r"^metrics: (http://\S+/metrics)$", server.printed(), re.M)[1]
 
 
@@ -75,6 +78,27 @@ def test_requests_are_counted_by_operation_and_status(scraped):
     assert found["lobos_bucket_free_bytes", ("bucket", "data")] > 0
     assert 0 < found["process_resident_memory_bytes",] < 1 << 30
     assert found["process_open_fds",] > 3
+
+
+def test_the_blob_store_is_measured(scraped):
+    server, url = scraped
+    s3 = server.client()
+    before = samples(parser.text_string_to_metric_families(get(url)[1]))
+    for key in ("a", "b", "c"):
+        s3.put_object(Bucket="lobos", Key=key, Body=b"x" * 1_000_000)
+    s3.delete_object(Bucket="lobos", Key="c")
+    after = samples(parser.text_string_to_metric_families(get(url)[1]))
+    name = "lobos_storage_{}".format
+    assert after[name("capacity_bytes"),] == 64 << 20
+    assert after[name("objects"),] == 2 and after[name("buckets"),] == 1
+    used = before[name("free_bytes"),] - after[name("free_bytes"),] - after[name("held_bytes"),]
+    assert 2_000_000 <= used < 3_000_000
+    assert 0 < after[name("journal_used_bytes"),] < after[name("journal_bytes"),]
+    assert 0 <= after[name("fragmentation_ratio"),] < 0.1
+    assert after[name("flushes_total"),] >= before[name("flushes_total"),] + 4
+    assert after[name("flush_seconds_total"),] > before[name("flush_seconds_total"),]
+    assert after[name("durability_info"), ("durability", "strict")] == 1
+    assert after[name("read_only"),] == 0
 
 
 def test_both_formats_hold_the_same_and_every_documented_name(scraped):

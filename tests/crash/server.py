@@ -16,6 +16,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "clients"))
 from lobos import BINARY, START_SECONDS_MAX, clean_environment  # noqa: E402
 
 BUCKET = "data"
+STORE_SIZE = "256MiB"
 REQUEST_SECONDS_MAX = 60
 
 
@@ -24,7 +25,8 @@ class Lost(Exception):
 
 
 class Server:
-    """`lobos serve DIRECTORY --no-auth`, whatever the directory's name the bucket is BUCKET.
+    """`lobos serve DIRECTORY --no-auth`, whatever the directory's name the bucket is BUCKET. A
+    `directory` that ends in `.img` is a blob store.
 
     `uid`: run as this user and group. `launcher`: a Launcher that starts the process under its eyes.
     """
@@ -33,7 +35,10 @@ class Server:
         self.directory, self.home, self.launcher = directory, home, launcher
         home.mkdir(parents=True, exist_ok=True)
         self.output, self.log = home / "stdout.txt", home / "stderr.txt"
-        arguments = [BINARY, "serve", "--bucket", f"{BUCKET}={directory}", "--no-auth",
+        is_store = directory.suffix == ".img"
+        place = (["--blob", f"{directory}:{STORE_SIZE}"] if is_store
+                 else ["--bucket", f"{BUCKET}={directory}"])
+        arguments = [BINARY, "serve", *place, "--no-auth",
                      "--listen", "127.0.0.1:0", "--durability", durability,
                      "--threads", str(threads), "--state-dir", home / "state"]
         environment = clean_environment(home)
@@ -52,6 +57,12 @@ class Server:
                     extra_groups=None if uid is None else [], preexec_fn=die_with_parent)
             self.pid = self.process.pid
         self.port = self._wait_for_port()
+        if is_store:
+            # Asking again for a bucket of one's own is answered as the first time.
+            connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
+            connection.request("PUT", f"/{BUCKET}")
+            assert connection.getresponse().status == 200
+            connection.close()
 
     def client(self):
         return Client(self.port)

@@ -486,7 +486,7 @@ impl Core {
             return Ok(());
         }
         if self.durability == Durability::Strict {
-            self.device.flush().await?;
+            self.flush().await?;
         }
         Ok(())
     }
@@ -559,7 +559,7 @@ impl Core {
             let sequencer = self.lock_sequencer();
             (sequencer.unpublished.sequence - 1, sequencer.said_durable)
         };
-        match self.device.flush().await {
+        match self.flush().await {
             Ok(()) => {
                 self.durable.fetch_max(written, Ordering::AcqRel);
                 self.space.prove(proven);

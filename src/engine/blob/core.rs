@@ -7,6 +7,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use arc_swap::ArcSwap;
+use std::time::{Duration, Instant};
+
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
@@ -49,6 +51,8 @@ pub(super) struct Core {
     pub(super) closing: Notify,
     is_closing: AtomicBool,
     poisoned: AtomicBool,
+    flushes: AtomicU64,
+    flush_nanos: AtomicU64,
 }
 
 /// Work that goes on beside its caller, so that the engine's end can wait for it.
@@ -237,6 +241,8 @@ impl Core {
             closing: Notify::new(),
             is_closing: AtomicBool::new(false),
             poisoned: AtomicBool::new(false),
+            flushes: AtomicU64::new(0),
+            flush_nanos: AtomicU64::new(0),
             device,
         }
     }
@@ -282,6 +288,23 @@ impl Core {
         self.tasks.running.closed().await;
         self.flush_armed().await;
         self.checkpoint().await
+    }
+
+    /// A flush of the device, counted.
+    pub(super) async fn flush(&self) -> io::Result<()> {
+        let began = Instant::now();
+        let result = self.device.flush().await;
+        let nanos = u64::try_from(began.elapsed().as_nanos()).unwrap_or(u64::MAX);
+        self.flushes.fetch_add(1, Ordering::Relaxed);
+        self.flush_nanos.fetch_add(nanos, Ordering::Relaxed);
+        result
+    }
+
+    /// Flushes so far, and the time they took together.
+    pub(super) fn flushes(&self) -> (u64, Duration) {
+        let nanos = self.flush_nanos.load(Ordering::Relaxed);
+        let count = self.flushes.load(Ordering::Relaxed);
+        (count, Duration::from_nanos(nanos))
     }
 
     pub(super) fn superblock(&self) -> Superblock {

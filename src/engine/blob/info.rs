@@ -36,6 +36,9 @@ pub struct BlobInfo {
     pub index_bytes: u64,
     pub journal: JournalInfo,
     pub checkpoint: CheckpointInfo,
+    /// Flushes since it was opened, and the seconds they took together.
+    pub flushes: u64,
+    pub flush_seconds: f64,
     /// A write or flush failed: nothing is written until it is opened again.
     pub is_read_only: bool,
 }
@@ -83,6 +86,7 @@ impl Core {
             let segments = self.segments.lock().unwrap_or_else(PoisonError::into_inner);
             count_of(&segments)
         };
+        let (flushes, flush_time) = self.flushes();
         BlobInfo {
             uuid: hex(&superblock.uuid),
             epoch: superblock.epoch,
@@ -109,6 +113,8 @@ impl Core {
                 start_sequence: superblock.start.sequence,
                 is_running: self.checkpoint_runs.load(Ordering::Acquire),
             },
+            flushes,
+            flush_seconds: flush_time.as_secs_f64(),
             is_read_only: self.check_whole().is_err(),
         }
     }

@@ -11,6 +11,7 @@ use crate::s3::authorize::Access;
 use crate::s3::checksum::{self, Hasher};
 use crate::s3::copy::{self, Source};
 use crate::s3::error::{Code, S3Error};
+use crate::s3::etag::{ETagMode, etag};
 use crate::s3::payload::{Digests, Want};
 use crate::s3::range::{self, Asked};
 use crate::s3::reply::{self, Reply};
@@ -31,9 +32,11 @@ pub(crate) async fn upload_part(
         .await
         .map_err(|error| super::missing(error, &id))?;
     let algorithm = upload.plan.checksum.map(|(algorithm, _)| algorithm);
+    let s3 = call.s3;
     let (mut payload, _room) = call
         .payload(Want {
-            md5: true,
+            md5: s3.etags.of(&object.bucket) == ETagMode::Md5,
+            is_data: true,
             algorithm,
             ..Want::default()
         })
@@ -47,7 +50,7 @@ pub(crate) async fn upload_part(
     put::append_all(&mut payload, &mut writer).await?;
     let Digests { md5, checksum, .. } = payload.digests();
     let part = writer
-        .commit_part(ETag::from_md5(md5), checksum)
+        .commit_part(etag(md5, &s3.entropy), checksum)
         .await
         .map_err(|error| super::missing(error, &id))?;
     let mut reply = reply::empty(StatusCode::OK);
@@ -84,7 +87,14 @@ pub(crate) async fn upload_part_copy(
         .await
         .map_err(|error| super::missing(error, &id))?;
     let algorithm = upload.plan.checksum.map(|(algorithm, _)| algorithm);
-    let (etag, checksum) = hash_and_append(call, source, &mut writer, algorithm).await?;
+    let is_fast = call.s3.etags.of(&object.bucket) == ETagMode::Fast;
+    let (etag, checksum) = if is_fast && algorithm.is_none() {
+        let Source { reader, range, .. } = source;
+        writer.append_from(reader, range).await?;
+        (etag(None, &call.s3.entropy), None)
+    } else {
+        hash_and_append(call, source, &mut writer, algorithm).await?
+    };
     let part = writer
         .commit_part(etag, checksum)
         .await
