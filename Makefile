@@ -1,6 +1,6 @@
 # The commands of this repository. `make test` is what .ci/run calls.
 
-.PHONY: test check build clients security crash clean
+.PHONY: test check build clients security crash mutants clean
 
 # Everything: format, lints, Rust tests, security tests, crash tests, release build, client tests.
 test:
@@ -24,6 +24,10 @@ security:
 # kill -9, loss of power, full disks. LOBOS_CRASH_FACTOR=20 makes it long; PYTEST_ARGS picks some.
 crash:
 	python3 tests/run.py crash
+
+# Bugs planted in the blob engine, each of which its test must catch; not part of `make test`.
+mutants:
+	python3 tests/run.py mutants
 
 clean:
 	cargo clean

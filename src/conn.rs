@@ -54,6 +54,9 @@ pub trait App: 'static {
 
     /// A new `x-amz-request-id`, for replies that come from here.
     fn request_id(&self) -> HeaderValue;
+
+    /// Ready when nothing goes on that a request began.
+    fn settle(&self) -> impl Future<Output = ()>;
 }
 
 impl App for S3 {
@@ -69,6 +72,12 @@ impl App for S3 {
 
     fn request_id(&self) -> HeaderValue {
         self.request_id()
+    }
+
+    async fn settle(&self) {
+        for engine in self.engines() {
+            engine.settle().await;
+        }
     }
 }
 

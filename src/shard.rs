@@ -14,7 +14,7 @@ use arc_swap::ArcSwap;
 use tokio::net::{TcpStream, UnixStream};
 use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::{OwnedSemaphorePermit, mpsc, watch};
-use tokio::time::{Instant, MissedTickBehavior};
+use tokio::time::{Instant, MissedTickBehavior, timeout};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::ServerConfig;
 
@@ -183,6 +183,10 @@ async fn serve<A: App>(
         }
     }
     finish(&connections, phase, second).await;
+    // What a request began may go on after its connection, on this event loop.
+    if timeout(SETTLE_MAX, service.app.settle()).await.is_err() {
+        tracing::warn!("what requests began is cut off: it did not end in time");
+    }
 }
 
 /// The listeners are gone: waits for the connections, and cuts them when time is over.
@@ -316,5 +320,7 @@ impl Drop for OpenGuard {
     }
 }
 
+/// How long a shard waits for what goes on after its connections.
+const SETTLE_MAX: Duration = Duration::from_secs(10);
 /// How long the end of the process waits for calls that block.
 const BLOCKING_END_MAX: Duration = Duration::from_secs(5);

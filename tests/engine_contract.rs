@@ -34,7 +34,9 @@ mod uploads;
 #[path = "engine_contract/versions.rs"]
 mod versions;
 
-use fixture::{Fixture, block_on};
+use std::process::Command;
+
+use fixture::{Fixture, WITHOUT_IO_URING, block_on};
 
 /// Makes `#[test]`s named `<engine>::<module>::<test>`.
 macro_rules! on_every_engine {
@@ -58,6 +60,94 @@ macro_rules! on_every_engine {
             })+
         }
     };
+}
+
+/// Makes `#[test]`s named `blob_loop::<module>::<test>`, which are skipped where there is no loop
+/// device.
+macro_rules! on_a_block_device {
+    ($($module:ident { $($test:ident)+ })+) => {
+        mod blob_loop {
+            $(mod $module {
+                $(
+                    #[test]
+                    fn $test() {
+                        crate::block_on(async {
+                            match crate::Fixture::blob_loop().await {
+                                Ok(fixture) => crate::$module::$test(fixture).await,
+                                Err(reason) => {
+                                    let test = stringify!($test);
+                                    println!("skipped: {}::{test}: {reason}", module_path!());
+                                }
+                            }
+                        });
+                    }
+                )+
+            })+
+        }
+    };
+}
+
+on_a_block_device! {
+    objects {
+        what_was_put_is_got_whatever_its_size_and_pieces
+        a_range_gives_exactly_its_bytes
+        an_overwrite_replaces_bytes_and_metadata_together
+        a_reader_sees_one_version_whole_while_others_overwrite
+        a_delete_says_what_it_found
+        everything_survives_a_restart
+    }
+    conditions {
+        of_32_racing_first_writers_exactly_one_wins
+    }
+    multipart {
+        an_upload_becomes_one_object
+        many_parts_become_one_object
+        of_racing_completes_one_makes_the_object
+    }
+    uploads {
+        an_upload_survives_a_restart_with_its_parts
+    }
+    keyspace {
+        random_operations_agree_with_a_model
+    }
+}
+
+/// This very program once more, for the engine on a file, in a process that may not make a ring.
+#[test]
+fn the_contract_holds_where_io_uring_is_forbidden() {
+    let name = "the_contract_holds_where_io_uring_is_forbidden";
+    let directory = tempfile::tempdir().unwrap();
+    let launcher = directory.path().join("no_io_uring");
+    let source = "tests/engine_contract/no_io_uring.c";
+    let compiled = Command::new("cc")
+        .args(["-O1", "-o"])
+        .arg(&launcher)
+        .arg(source)
+        .output();
+    if !compiled.is_ok_and(|compiled| compiled.status.success()) {
+        println!("skipped: {name}: it needs a C compiler and the headers of Linux");
+        return;
+    }
+    let ran = Command::new(&launcher)
+        .arg(std::env::current_exe().unwrap())
+        .args([
+            "blob_file::objects",
+            "blob_file::multipart",
+            "blob_file::uploads",
+        ])
+        .env(WITHOUT_IO_URING, "1")
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&ran.stdout);
+    if ran.status.code() == Some(3) {
+        println!(
+            "skipped: {name}: {}",
+            String::from_utf8_lossy(&ran.stderr).trim()
+        );
+        return;
+    }
+    assert!(ran.status.success(), "{said}");
+    assert!(!said.contains(" 0 passed"), "{said}");
 }
 
 on_every_engine! {

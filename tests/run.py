@@ -22,6 +22,7 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 CLIENTS = REPOSITORY / "tests" / "clients"
 SECURITY = REPOSITORY / "tests" / "security"
 CRASH = REPOSITORY / "tests" / "crash"
+MUTANTS = REPOSITORY / "tests" / "mutants"
 TARGET = Path(os.environ.get("CARGO_TARGET_DIR", REPOSITORY / "target"))
 # Lines that are shown of what one failed test printed.
 FAILURE_LINES_MAX = 20
@@ -33,15 +34,17 @@ BLOB_CLIENTS = [
     "test_object_store.py", "test_presigned.py", "test_rclone.py", "test_s3cmd.py", "test_s3fs.py",
 ]
 STAGES = ["format", "lint", "rust", "security", "crash", "build", "clients"]
+# Only when they are asked for.
+LONG_STAGES = ["mutants"]
 
 
 def main(chosen):
-    unknown = set(chosen) - set(STAGES)
+    unknown = set(chosen) - set(STAGES + LONG_STAGES)
     if unknown:
-        sys.exit(f"unknown stage {', '.join(sorted(unknown))}: choose from {', '.join(STAGES)}")
+        sys.exit(f"unknown stage {', '.join(sorted(unknown))}: choose from {', '.join(STAGES + LONG_STAGES)}")
     counts, failed_stage = Counts(), None
-    for stage in STAGES:
-        if chosen and stage not in chosen:
+    for stage in STAGES + LONG_STAGES:
+        if stage not in (chosen or STAGES):
             continue
         started = time.monotonic()
         print(f"== {stage}", flush=True)
@@ -191,6 +194,29 @@ def stage_crash(counts):
     if not command(["cargo", "build", "--bin", "lobos"]):
         return False
     return python_tests(counts, CRASH, TARGET / "debug" / "lobos")
+
+
+def stage_mutants(counts):
+    """Each bug planted in the blob engine must make the test fail that is named beside it."""
+    build = ["cargo", "test", "--test", "blob_crash"]
+    environment = os.environ | {"RUSTC_WORKSPACE_WRAPPER": str(MUTANTS / "rustc")}
+    listed = dict(line.split() for line in (MUTANTS / "planted.txt").read_text().splitlines())
+    planted = set()
+    for source in (REPOSITORY / "src" / "engine" / "blob").glob("*.rs"):
+        planted |= set(re.findall(r'is_planted\("(\w+)"\)', source.read_text()))
+    if planted != set(listed):
+        print(f"planted.txt and the sources differ: {sorted(planted ^ set(listed))}")
+        return False
+    if not command([*build, "--no-run"], environment):
+        return False
+    for bug, test in listed.items():
+        ran = subprocess.run([*build, "--", test], cwd=REPOSITORY, capture_output=True, text=True,
+                             errors="replace", env=environment | {"LOBOS_MUTANT": bug})
+        is_caught = ran.returncode != 0 and f"test {test} ... FAILED" in ran.stdout
+        print(f"{'caught' if is_caught else 'NOT CAUGHT'}: {bug} by {test}", flush=True)
+        counts.passed += is_caught
+        counts.failed += not is_caught
+    return counts.failed == 0
 
 
 def stage_clients(counts):

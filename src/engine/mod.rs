@@ -103,6 +103,16 @@ impl Engine {
         }
     }
 
+    /// Ready at a moment when nothing goes on that a request began, also of requests whose client
+    /// has gone. An event loop that waits for this before it ends cuts nothing off.
+    pub async fn settle(&self) {
+        match self {
+            // What runs beside a request there is a call that blocks: it has its own end.
+            Self::Fs(_) => {}
+            Self::Blob(blob) => blob.settle().await,
+        }
+    }
+
     /// The end: takes no more writes, waits for all that is under way, also where its caller has
     /// gone, and makes durable what was acknowledged. Call it when no writer is left. An error
     /// loses nothing that was acknowledged; the next start takes longer.

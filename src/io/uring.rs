@@ -33,8 +33,27 @@ use super::media::Media;
 #[derive(Debug)]
 pub struct Uring {
     pub(super) media: Media,
+    pub(super) tuning: Tuning,
     /// The rings that have been made, to end their drivers.
     rings: Mutex<Vec<Weak<Ring>>>,
+}
+
+/// How rings are made and used; tests take other paths by it than this kernel would.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Tuning {
+    /// Completions are worked off when the loop enters the kernel (Linux 6.1 and later).
+    pub(super) is_deferred: bool,
+    /// Bytes of one entry, at most; whole blocks.
+    pub(super) step_bytes_max: usize,
+}
+
+impl Default for Tuning {
+    fn default() -> Self {
+        Self {
+            is_deferred: true,
+            step_bytes_max: STEP_BYTES_MAX,
+        }
+    }
 }
 
 /// One operation.
@@ -52,6 +71,7 @@ impl Uring {
     pub(super) fn new(media: Media) -> Self {
         Self {
             media,
+            tuning: Tuning::default(),
             rings: Mutex::new(Vec::new()),
         }
     }
@@ -107,7 +127,7 @@ impl Uring {
         if runtime.runtime_flavor() != RuntimeFlavor::CurrentThread {
             return None;
         }
-        match Ring::new(Arc::clone(&self.media.io)) {
+        match Ring::new(Arc::clone(&self.media.io), self.tuning.is_deferred) {
             Ok((ring, event)) => {
                 let ring = Arc::new(ring);
                 lock(&self.rings).push(Arc::downgrade(&ring));
@@ -191,8 +211,8 @@ impl std::fmt::Debug for Ring {
 }
 
 impl Ring {
-    fn new(io: Arc<OwnedFd>) -> io::Result<(Self, AsyncFd<OwnedFd>)> {
-        let ring = build_ring()?;
+    fn new(io: Arc<OwnedFd>, is_deferred: bool) -> io::Result<(Self, AsyncFd<OwnedFd>)> {
+        let ring = build_ring(is_deferred)?;
         let flags = EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK;
         let event = rustix::event::eventfd(0, flags)?;
         ring.submitter().register_eventfd(event.as_raw_fd())?;
@@ -259,17 +279,19 @@ impl Ring {
 }
 
 /// The best ring that this kernel makes.
-fn build_ring() -> io::Result<IoUring> {
-    let deferred = IoUring::builder()
-        .setup_cqsize(COMPLETION_ENTRIES)
-        .setup_single_issuer()
-        .setup_defer_taskrun()
-        .setup_taskrun_flag()
-        .build(SUBMIT_ENTRIES);
-    // EINVAL: kernels before 6.1 do not know these.
-    let Err(_too_old) = deferred else {
-        return deferred;
-    };
+fn build_ring(is_deferred: bool) -> io::Result<IoUring> {
+    if is_deferred {
+        let deferred = IoUring::builder()
+            .setup_cqsize(COMPLETION_ENTRIES)
+            .setup_single_issuer()
+            .setup_defer_taskrun()
+            .setup_taskrun_flag()
+            .build(SUBMIT_ENTRIES);
+        // EINVAL: kernels before 6.1 do not know these.
+        let Err(_too_old) = deferred else {
+            return deferred;
+        };
+    }
     IoUring::builder()
         .setup_cqsize(COMPLETION_ENTRIES)
         .build(SUBMIT_ENTRIES)
@@ -342,12 +364,13 @@ impl Slot {
     /// The entry for what is left to do.
     fn entry(&mut self, key: usize, fd: Target) -> squeue::Entry {
         let done = self.done_bytes;
+        let most = self.device.tuning.step_bytes_max;
         let entry = match &mut self.operation {
             Operation::Read {
                 offset_bytes,
                 buffer,
             } => {
-                let size = step_bytes(buffer.capacity() - done);
+                let size = step_bytes(buffer.capacity() - done, most);
                 let at = buffer.room().wrapping_add(done);
                 let offset = *offset_bytes + done as u64;
                 match fd {
@@ -359,7 +382,7 @@ impl Slot {
                 offset_bytes,
                 buffer,
             } => {
-                let size = step_bytes(buffer.len() - done);
+                let size = step_bytes(buffer.len() - done, most);
                 let at = buffer.as_ptr().wrapping_add(done);
                 let offset = *offset_bytes + done as u64;
                 match fd {
@@ -414,8 +437,8 @@ enum Target {
     Plain(types::Fd),
 }
 
-fn step_bytes(left: usize) -> u32 {
-    u32::try_from(left.min(STEP_BYTES_MAX)).unwrap_or(u32::MAX)
+fn step_bytes(left: usize, most: usize) -> u32 {
+    u32::try_from(left.min(most)).unwrap_or(u32::MAX)
 }
 
 /// The task that enters the kernel for one ring.

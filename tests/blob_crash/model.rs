@@ -57,6 +57,41 @@ impl Model {
         self.history.push((trace, key.into(), now));
     }
 
+    /// The states from the one that held after `durable` acknowledgements on.
+    pub(crate) fn allowed_since(&self, key: &str, durable: usize) -> Vec<Option<Content>> {
+        let state = |(_, name, content): &(usize, String, Option<Content>)| {
+            (name == key).then_some(*content)
+        };
+        let (before, after) = self.history.split_at(durable);
+        let mut allowed = vec![before.iter().rev().find_map(state).unwrap_or(None)];
+        allowed.extend(after.iter().filter_map(state));
+        allowed.extend(self.under_way(key));
+        allowed
+    }
+
+    /// How many acknowledgements there were, at least, when the key came to hold this.
+    pub(crate) fn index_of(&self, key: &str, now: Option<Content>, durable: usize) -> usize {
+        if self.allowed_since(key, durable).first() == Some(&now) {
+            return durable;
+        }
+        let mut after = self.history.iter().enumerate().skip(durable);
+        let found = after.find(|(_, (_, name, content))| name == key && *content == now);
+        found.map_or(self.history.len(), |(index, _)| index + 1)
+    }
+
+    /// How many acknowledgements there were, of the first `newest`, with the last one of the key.
+    pub(crate) fn newest_before(&self, key: &str, newest: usize) -> usize {
+        let mut before = self.history.iter().take(newest);
+        before
+            .rposition(|(_, name, _)| name == key)
+            .map_or(0, |index| index + 1)
+    }
+
+    fn under_way(&self, key: &str) -> Vec<Option<Content>> {
+        let known = self.keys.get(key);
+        known.map_or_else(Vec::new, |entry| entry.under_way.clone())
+    }
+
     pub(crate) fn allowed(&self, key: &str) -> Vec<Option<Content>> {
         let Some(entry) = self.keys.get(key) else {
             return vec![None];

@@ -7,8 +7,8 @@ use std::sync::{Arc, Mutex};
 use lobos::clock::{Clock, Entropy, Timestamp};
 use lobos::engine::blob::{BlobBucket, BlobEngine, BlobOpenError, BlobSettings};
 use lobos::engine::{
-    BucketConfig, BucketName, Commit, CompletePlan, Durability, ETag, EngineError, Metadata,
-    ObjectKey, PartRef, Precondition, Range, ScanPlan, UploadPlan, UploadsPlan,
+    BucketConfig, BucketName, Commit, CompletePlan, Condition, Durability, ETag, EngineError,
+    Metadata, ObjectKey, PartRef, Precondition, Range, ScanPlan, UploadPlan, UploadsPlan,
 };
 use lobos::io::sim::{SimDisk, SimPlan, SimRandom};
 
@@ -21,10 +21,25 @@ pub(crate) struct World {
     next_content: Arc<AtomicU64>,
     entropy: Entropy,
     clock: Clock,
+    durability: Durability,
+    /// The superblock copies as they were first.
+    first_superblocks: [[u8; 4096]; 2],
     free_bytes: u64,
 }
 
+/// How a run ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Loss {
+    /// What was not flushed is gone, in any part and mixture.
+    Power,
+    /// What reached the device stays readable, and is not durable for that.
+    Process,
+}
+
 const SIZE_BYTES: u64 = 26 << 20;
+pub(crate) const SUPERBLOCKS: [u64; 2] = [0, 4096];
+/// What [`World::fill`] leaves, the reserve for deletes and checkpoints included.
+const FREE_BYTES: u64 = 2 << 20;
 const CLIENTS: u64 = 4;
 const KEYS: u64 = 6;
 const SIZES: [usize; 13] = [
@@ -54,6 +69,8 @@ impl World {
             next_content: Arc::new(AtomicU64::new(1)),
             entropy,
             clock,
+            durability: Durability::Strict,
+            first_superblocks: [[0; 4096]; 2],
             free_bytes: 0,
         };
         world.free_bytes = block_on(async {
@@ -66,20 +83,72 @@ impl World {
             engine.create_bucket(&name(), config).await.unwrap();
             engine.free_bytes()
         });
+        world.first_superblocks = SUPERBLOCKS.map(|block| world.disk.block(block));
         world
+    }
+
+    /// The same world, which goes its own way from here.
+    pub(crate) fn fork(&self) -> Self {
+        let model = self.model.lock().unwrap().clone();
+        Self {
+            disk: self.disk.fork(),
+            random: self.random.clone(),
+            model: Arc::new(Mutex::new(model)),
+            next_content: Arc::new(AtomicU64::new(self.next_content.load(Ordering::Relaxed))),
+            entropy: self.entropy.clone(),
+            clock: self.clock.clone(),
+            durability: self.durability,
+            first_superblocks: self.first_superblocks,
+            free_bytes: self.free_bytes,
+        }
+    }
+
+    /// From now on the engine is opened with this.
+    pub(crate) fn set_durability(&mut self, durability: Durability) {
+        self.durability = durability;
+    }
+
+    /// Everything from here on, the order of operations included, follows from this seed.
+    pub(crate) fn reseed(&mut self, seed: u64) {
+        self.disk.reseed(seed);
+        self.random = SimRandom::new(seed ^ 0xABCD);
+    }
+
+    /// Leaves so little space that what is freed is soon used again.
+    pub(crate) fn fill(&mut self) {
+        self.free_bytes = block_on(async {
+            let engine = self.open(&self.disk).await.unwrap();
+            let other = BucketName::parse("ballast").unwrap();
+            let config = BucketConfig::new(None, Timestamp::default());
+            engine.create_bucket(&other, config).await.unwrap();
+            let bucket = engine.bucket(&other).await.unwrap();
+            let size = engine.free_bytes() - FREE_BYTES;
+            let mut writer = bucket.begin(&object("zeros"), Some(size)).await.unwrap();
+            let zeros = bytes::Bytes::from(vec![0; 1 << 20]);
+            let mut left = size as usize;
+            while left > 0 {
+                let piece = zeros.slice(..left.min(zeros.len()));
+                left -= piece.len();
+                writer.append(piece).await.unwrap();
+            }
+            let content = Content { seed: 0, size: 0 };
+            writer.commit(commit(content)).await.unwrap();
+            engine.free_bytes()
+        });
     }
 
     async fn open(&self, disk: &SimDisk) -> Result<BlobEngine, BlobOpenError> {
         let settings = BlobSettings {
-            durability: Durability::Strict,
+            durability: self.durability,
             clock: self.clock.clone(),
             entropy: self.entropy.clone(),
         };
         BlobEngine::open(disk.device(), settings).await
     }
 
-    /// Clients work until `operations` more operations were submitted; then power fails.
-    pub(crate) fn work_until_crash(&mut self, operations: u64, round: u64) {
+    /// Clients work until `operations` more operations were submitted; then power fails, or only
+    /// the process dies.
+    pub(crate) fn work_until_crash(&mut self, operations: u64, round: u64, loss: Loss) {
         let limit = self.disk.operations() + operations;
         block_on(async {
             let work = self.clients(10_000, round);
@@ -90,20 +159,42 @@ impl World {
             }
         });
         let seed = self.random.next();
-        self.disk.crash(seed);
+        match loss {
+            Loss::Power => self.disk.crash(seed),
+            Loss::Process => self.disk.kill(seed),
+        }
     }
 
-    pub(crate) fn recover_until_crash(&mut self, operations: u64) {
+    /// Power fails after so many operations of a recovery; false: it was over before.
+    pub(crate) fn recover_until_crash(&mut self, operations: u64) -> bool {
         let limit = self.disk.operations() + operations;
-        block_on(async {
+        let is_cut = block_on(async {
             tokio::select! {
                 biased;
-                () = reached(&self.disk, limit) => {}
-                opened = self.open(&self.disk) => { opened.unwrap(); }
+                () = reached(&self.disk, limit) => true,
+                opened = self.open(&self.disk) => {
+                    opened.unwrap();
+                    false
+                }
             }
         });
         let seed = self.random.next();
         self.disk.crash(seed);
+        is_cut
+    }
+
+    /// One superblock copy is damaged, or is an old one because its last writes were lost.
+    pub(crate) fn spoil_a_superblock(&mut self) {
+        let copy = self.random.below(2) as usize;
+        match self.random.below(2) {
+            0 => {
+                let at = self.random.below(140);
+                self.disk.flip(SUPERBLOCKS[copy] * 4096 + at, 1 << (at % 8));
+            }
+            _ => self
+                .disk
+                .set_block(SUPERBLOCKS[copy], self.first_superblocks[copy]),
+        }
     }
 
     /// All clients do `steps` steps in all, and nothing fails.
@@ -119,6 +210,90 @@ impl World {
     pub(crate) fn work_despite_failures(&mut self, steps: u64) {
         let round = self.random.below(1000);
         block_on(self.clients(steps / CLIENTS + 1, round));
+    }
+
+    pub(crate) fn put_all(&self, keys: &[&str]) {
+        let content = Content { seed: 1, size: 9 };
+        block_on(async {
+            let engine = self.open(&self.disk).await.unwrap();
+            let bucket = engine.bucket(&name()).await.unwrap();
+            for key in keys {
+                write(&bucket, key, content, commit(content)).await.unwrap();
+            }
+        });
+    }
+
+    /// Deletes one after the other, each acknowledged, and nothing is flushed but what must be.
+    pub(crate) fn delete_then_lose_power(&mut self, keys: &[&str]) {
+        block_on(async {
+            let engine = self.open(&self.disk).await.unwrap();
+            let bucket = engine.bucket(&name()).await.unwrap();
+            for key in keys {
+                let none = Precondition::default();
+                bucket.delete(&object(key), &none).await.unwrap();
+            }
+        });
+        let seed = self.random.next();
+        self.disk.crash(seed);
+    }
+
+    /// One batch holds an object and its replacement; then all free space is written to, and power
+    /// fails meanwhile.
+    pub(crate) fn replace_in_one_batch_and_reuse(&mut self) {
+        let keys = ["a", "k", "k", "m"];
+        // What is replaced leaves a hole that the next writer has to use.
+        let sizes = [5000, 800_000, 5000, 5000];
+        let mut contents = sizes.map(|size| Content { seed: 0, size });
+        (1..)
+            .zip(&mut contents)
+            .for_each(|(seed, content)| content.seed = seed);
+        let more = self.random.below(30);
+        block_on(async {
+            let engine = self.open(&self.disk).await.unwrap();
+            let bucket = engine.bucket(&name()).await.unwrap();
+            // While the first is flushed, the others gather.
+            let writes = keys.into_iter().zip(contents);
+            let writes = writes.map(|(key, now)| write(&bucket, key, now, commit(now)));
+            for done in futures_util::future::join_all(writes).await {
+                done.unwrap();
+            }
+            for (key, content) in keys.into_iter().zip(contents) {
+                self.model.lock().unwrap().ack(key, Some(content), 0);
+            }
+            let flood = async {
+                let mut size = engine.free_bytes();
+                while size > 0 {
+                    if let Ok(mut writer) = bucket.begin(&object("flood"), Some(size)).await {
+                        let bytes = bytes::Bytes::from(vec![7; size as usize]);
+                        let _cut_off = writer.append(bytes).await;
+                        return;
+                    }
+                    size -= size.min(64 << 10);
+                }
+            };
+            tokio::select! {
+                biased;
+                () = reached(&self.disk, self.disk.operations() + more) => {}
+                () = flood => {}
+            }
+        });
+        let seed = self.random.next();
+        self.disk.crash(seed);
+    }
+
+    /// Those of the keys that are there.
+    pub(crate) fn present<'a>(&self, keys: &[&'a str]) -> Vec<&'a str> {
+        block_on(async {
+            let engine = self.open(&self.disk).await.unwrap();
+            let bucket = engine.bucket(&name()).await.unwrap();
+            let mut found = Vec::new();
+            for key in keys {
+                if read(&bucket, key).await.unwrap().is_some() {
+                    found.push(*key);
+                }
+            }
+            found
+        })
     }
 
     pub(crate) fn close(&mut self) {
@@ -161,7 +336,7 @@ impl World {
             for key in model.keys.keys() {
                 let allowed = model.allowed(key);
                 let now = read(&bucket, key).await.expect("it is readable");
-                found.push((key.clone(), identify(key, now.as_deref(), &allowed)));
+                found.push((key.clone(), identify(key, now.as_ref(), &allowed)));
             }
             let listed = list(&bucket).await;
             let there = found.iter().filter(|(_, content)| content.is_some());
@@ -173,6 +348,67 @@ impl World {
         for (key, content) in found {
             model.ack(&key, content, 0);
         }
+    }
+
+    /// Acknowledgements so far.
+    pub(crate) fn acknowledged(&self) -> usize {
+        self.model.lock().unwrap().history.len()
+    }
+
+    /// As [`World::verify`] after a power loss in relaxed mode, in which the first `durable`
+    /// acknowledgements were durable: of those behind them each client keeps the first ones.
+    pub(crate) fn verify_relaxed(&mut self, durable: usize) {
+        let model = self.model.lock().unwrap().clone();
+        let found = block_on(async {
+            let engine = self.open(&self.disk).await.expect("the device opens");
+            let bucket = engine.bucket(&name()).await.expect("the bucket is there");
+            let mut found = Vec::new();
+            for key in model.keys.keys() {
+                let now = read(&bucket, key).await.expect("it is readable");
+                let allowed = model.allowed_since(key, durable);
+                found.push((key.clone(), identify(key, now.as_ref(), &allowed)));
+            }
+            found
+        });
+        for client in 0..CLIENTS {
+            let prefix = format!("{client}/");
+            let of_client = found.iter().filter(|(key, _)| key.starts_with(&prefix));
+            let newest = of_client
+                .clone()
+                .map(|(key, now)| model.index_of(key, *now, durable));
+            let newest = newest.max().unwrap_or(durable);
+            for (key, now) in of_client {
+                let needed = model.newest_before(key, newest).max(durable);
+                let allowed = model.allowed_since(key, needed);
+                assert!(
+                    allowed.contains(now),
+                    "{key} holds {now:?}, although acknowledgement {newest} of the same client \
+                     survived: one of {allowed:?}"
+                );
+            }
+        }
+        let mut model = self.model.lock().unwrap();
+        for (key, content) in found {
+            model.ack(&key, content, 0);
+        }
+    }
+
+    /// Puts one object in relaxed mode, and power fails when the window is over.
+    pub(crate) fn put_and_wait_for_the_window(&mut self, key: &str) {
+        let content = self.model.lock().unwrap().history.len() as u64 + 1;
+        let content = Content {
+            seed: content,
+            size: 5000,
+        };
+        block_on(async {
+            let engine = self.open(&self.disk).await.unwrap();
+            let bucket = engine.bucket(&name()).await.unwrap();
+            write(&bucket, key, content, commit(content)).await.unwrap();
+            tokio::time::sleep(std::time::Duration::from_millis(150)).await;
+        });
+        self.model.lock().unwrap().ack(key, Some(content), 0);
+        let seed = self.random.next();
+        self.disk.crash(seed);
     }
 
     /// All space comes back.
@@ -227,10 +463,11 @@ impl World {
                     of_key
                         .filter(|(at, ..)| *at > cut)
                         .map(|(_, _, c)| *c)
-                        .take(1),
+                        // Two writers of a key may be under way.
+                        .take(2),
                 );
                 let now = read(&bucket, key).await.expect("it is readable");
-                identify(key, now.as_deref(), &allowed);
+                identify(key, now.as_ref(), &allowed);
             }
         });
     }
@@ -239,21 +476,29 @@ impl World {
     pub(crate) fn check_damaged(&self, disk: &SimDisk, block: u64, at: usize) {
         let model = self.model.lock().unwrap().clone();
         block_on(async {
-            let Ok(engine) = self.open(disk).await else {
-                return;
+            let engine = match self.open(disk).await {
+                Ok(engine) => engine,
+                Err(error) => {
+                    // One copy of the superblock is enough.
+                    assert!(
+                        !SUPERBLOCKS.contains(&block),
+                        "block {block}, byte {at}: {error}"
+                    );
+                    return;
+                }
             };
             let bucket = engine.bucket(&name()).await.expect("the bucket is there");
             for (key, state) in &model.keys {
                 match read(&bucket, key).await {
                     Ok(now) => {
-                        let is_right = now.as_deref() == state.acked.map(Content::bytes).as_deref();
                         // Damage to the last batch cannot be told from a torn write.
-                        let is_last = model.history.iter().rev().take(CLIENTS as usize);
-                        let is_last = is_last.map(|(_, name, _)| name).any(|name| name == key);
-                        assert!(
-                            is_right || is_last,
-                            "block {block}, byte {at}: {key} is wrong"
-                        );
+                        let mut last = model.history.iter().rev().take(2 * CLIENTS as usize);
+                        let mut allowed = vec![state.acked];
+                        if last.any(|(_, name, _)| name == key) {
+                            allowed = model.allowed_since(key, 0);
+                        }
+                        let place = format!("{key} after damage to block {block}, byte {at},");
+                        identify(&place, now.as_ref(), &allowed);
                     }
                     Err(EngineError::Corrupt { .. }) => {}
                     Err(error) => panic!("block {block}, byte {at}: {error}"),
@@ -275,36 +520,49 @@ async fn reached(disk: &SimDisk, operations: u64) {
     .await;
 }
 
-/// Which of the allowed contents these bytes are.
-fn identify(key: &str, now: Option<&[u8]>, allowed: &[Option<Content>]) -> Option<Content> {
+/// What a key holds.
+struct Found {
+    etag: ETag,
+    bytes: Vec<u8>,
+}
+
+impl Found {
+    fn is(&self, content: Content) -> bool {
+        // Empty objects differ by their ETag alone.
+        self.etag == commit(content).etag && self.bytes == content.bytes()
+    }
+}
+
+/// Which of the allowed contents this is.
+fn identify(key: &str, now: Option<&Found>, allowed: &[Option<Content>]) -> Option<Content> {
     let fits = |content: &&Option<Content>| match (content, now) {
         (None, None) => true,
-        (Some(content), Some(now)) => content.bytes() == now,
+        (Some(content), Some(now)) => now.is(*content),
         _ => false,
     };
-    let size = now.map(<[u8]>::len);
+    let found = now.map(|now| (&now.etag, now.bytes.len()));
     *allowed
         .iter()
         .find(fits)
-        .unwrap_or_else(|| panic!("{key} holds {size:?} bytes, none of {allowed:?}"))
+        .unwrap_or_else(|| panic!("{key} holds {found:?}, none of {allowed:?}"))
 }
 
-async fn read(bucket: &BlobBucket, key: &str) -> Result<Option<Vec<u8>>, EngineError> {
+async fn read(bucket: &BlobBucket, key: &str) -> Result<Option<Found>, EngineError> {
     let reader = match bucket.open(&ObjectKey::parse(key).unwrap()).await {
         Ok(reader) => reader,
         Err(EngineError::NoSuchKey) => return Ok(None),
         Err(error) => return Err(error),
     };
-    let size_bytes = reader.entry().size_bytes;
+    let (etag, size_bytes) = (reader.entry().etag.clone(), reader.entry().size_bytes);
     let mut stream = reader.read(Range {
         start_bytes: 0,
         size_bytes,
     });
-    let mut all = Vec::new();
+    let mut bytes = Vec::new();
     while let Some(piece) = std::future::poll_fn(|cx| stream.poll_next(cx)).await {
-        all.extend_from_slice(&piece?);
+        bytes.extend_from_slice(&piece?);
     }
-    Ok(Some(all))
+    Ok(Some(Found { etag, bytes }))
 }
 
 async fn list(bucket: &BlobBucket) -> Vec<String> {
@@ -332,15 +590,17 @@ impl Client {
     async fn run(mut self, steps: u64) {
         for _ in 0..steps {
             let key = self.key();
-            let done = match self.random.below(10) {
+            let done = match self.random.below(12) {
                 0..5 => self.put(&key).await,
                 5..7 => self.delete(&key).await,
                 7 => self.copy(&key).await,
                 8 => self.multipart(&key).await,
+                9 | 10 => self.contest(&key).await,
                 _ => self.get(&key).await,
             };
-            if done.is_err() {
-                return;
+            match done {
+                Ok(()) | Err(EngineError::Full) => {}
+                Err(_) => return,
             }
         }
     }
@@ -369,6 +629,62 @@ impl Client {
         writer.commit(commit(content)).await?;
         self.ack(key, Some(content));
         Ok(())
+    }
+
+    /// Two writers of an absent key, one of which may only create it: being told that it exists is
+    /// as good as the other's acknowledgement.
+    async fn contest(&mut self, key: &str) -> Result<(), EngineError> {
+        self.delete(key).await?;
+        let (any, first) = (self.content(), self.content());
+        self.model.lock().unwrap().begin(key, Some(any));
+        self.model.lock().unwrap().begin(key, Some(first));
+        let only_first = Commit {
+            precondition: Precondition {
+                if_none_match: Some(Condition::Any),
+                ..Precondition::default()
+            },
+            ..commit(first)
+        };
+        let (mut any_is_done, mut has_failed) = (false, false);
+        let (any_writer, first_writer) = (
+            write(&self.bucket, key, any, commit(any)),
+            write(&self.bucket, key, first, only_first),
+        );
+        tokio::pin!(any_writer, first_writer);
+        let (mut any_waits, mut first_waits) = (true, true);
+        while any_waits || first_waits {
+            tokio::select! {
+                done = &mut any_writer, if any_waits => {
+                    any_waits = false;
+                    match done {
+                        Ok(()) => {
+                            any_is_done = true;
+                            self.ack(key, Some(any));
+                        }
+                        Err(EngineError::Full) => {}
+                        Err(_) => has_failed = true,
+                    }
+                }
+                done = &mut first_writer, if first_waits => {
+                    first_waits = false;
+                    match done {
+                        // It came first; the other may have replaced it since.
+                        Ok(()) if any_is_done => {}
+                        Ok(()) => {
+                            self.ack(key, Some(first));
+                            self.model.lock().unwrap().begin(key, Some(any));
+                        }
+                        Err(EngineError::PreconditionFailed) => self.ack(key, Some(any)),
+                        Err(EngineError::Full) => {}
+                        Err(_) => has_failed = true,
+                    }
+                }
+            }
+        }
+        match has_failed {
+            true => Err(EngineError::Busy),
+            false => Ok(()),
+        }
     }
 
     async fn delete(&mut self, key: &str) -> Result<(), EngineError> {
@@ -462,9 +778,21 @@ impl Client {
             .get(key)
             .and_then(|key| key.acked);
         let now = read(&self.bucket, key).await?;
-        identify(key, now.as_deref(), &[wanted]);
+        identify(key, now.as_ref(), &[wanted]);
         Ok(())
     }
+}
+
+async fn write(
+    bucket: &BlobBucket,
+    key: &str,
+    content: Content,
+    commit: Commit,
+) -> Result<(), EngineError> {
+    let mut writer = bucket.begin(&object(key), None).await?;
+    writer.append(content.bytes()).await?;
+    writer.commit(commit).await?;
+    Ok(())
 }
 
 fn object(key: &str) -> ObjectKey {

@@ -2,6 +2,7 @@
 
 use std::future::Future;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,7 +15,7 @@ use lobos::engine::{
     Engine, EngineError, Entry, Metadata, ObjectKey, Part, PartRef, Precondition, Range, Resume,
     ScanItem, ScanPlan, UploadId, UploadPlan, Writer,
 };
-use lobos::io::device::{Device, DeviceError, OpenOptions, create_file};
+use lobos::io::device::{Device, DeviceError, DeviceKind, OpenOptions, create_file};
 use lobos::io::sim::{SimDisk, SimPlan};
 use md5::{Digest as _, Md5};
 
@@ -29,7 +30,44 @@ pub(crate) struct Fixture {
 enum Place {
     Fs(tempfile::TempDir),
     BlobFile(tempfile::TempDir),
+    BlobLoop(LoopDevice),
     BlobSim(SimDisk),
+}
+
+/// A loop block device over a file; detached when dropped.
+struct LoopDevice {
+    path: PathBuf,
+    _directory: tempfile::TempDir,
+}
+
+impl LoopDevice {
+    /// `Err`: why this machine cannot make one.
+    fn attach() -> Result<Self, String> {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let image = directory.path().join(IMAGE);
+        create_file(&image, IMAGE_BYTES).expect("the image is made");
+        let made = Command::new("losetup")
+            .args(["--find", "--show"])
+            .arg(&image)
+            .output()
+            .map_err(|error| format!("losetup cannot be run: {error}"))?;
+        if !made.status.success() {
+            let said = String::from_utf8_lossy(&made.stderr);
+            return Err(format!("no loop device can be made: {}", said.trim()));
+        }
+        let path = String::from_utf8(made.stdout).expect("losetup says a path");
+        Ok(Self {
+            path: path.trim().into(),
+            _directory: directory,
+        })
+    }
+}
+
+impl Drop for LoopDevice {
+    fn drop(&mut self) {
+        let mut detach = Command::new("losetup");
+        let _says_so_itself = detach.arg("--detach").arg(&self.path).status();
+    }
 }
 
 impl Fixture {
@@ -42,18 +80,22 @@ impl Fixture {
     /// The blob engine on a file, through io_uring where the kernel has it.
     pub(crate) async fn blob_file() -> Self {
         let directory = tempfile::tempdir().expect("a temporary directory");
-        create_file(&directory.path().join(IMAGE), 96 << 20).expect("the image is made");
-        let device = open_image(directory.path()).await;
-        BlobEngine::format(&device, &Entropy::system(), false)
-            .await
-            .expect("it is formatted");
-        drop(device);
+        let image = directory.path().join(IMAGE);
+        create_file(&image, IMAGE_BYTES).expect("the image is made");
+        format(&image).await;
         Self::at(Place::BlobFile(directory)).await
+    }
+
+    /// The blob engine on a block device; `Err`: why this machine has none.
+    pub(crate) async fn blob_loop() -> Result<Self, String> {
+        let device = LoopDevice::attach()?;
+        format(&device.path).await;
+        Ok(Self::at(Place::BlobLoop(device)).await)
     }
 
     /// The blob engine on a simulated disk.
     pub(crate) async fn blob_sim() -> Self {
-        let disk = SimDisk::new(SimPlan::new(1, 96 << 20));
+        let disk = SimDisk::new(SimPlan::new(1, IMAGE_BYTES));
         let entropy = Entropy::system();
         BlobEngine::format(&disk.device(), &entropy, false)
             .await
@@ -85,7 +127,7 @@ impl Fixture {
         match &self.place {
             Place::Fs(directory) => Some(Arc::new(Engine::Fs(open_fs_root(directory.path())))),
             // One process owns a device.
-            Place::BlobFile(_) | Place::BlobSim(_) => None,
+            Place::BlobFile(_) | Place::BlobLoop(_) | Place::BlobSim(_) => None,
         }
     }
 
@@ -93,7 +135,7 @@ impl Fixture {
     pub(crate) fn tree(&self, bucket: &str) -> Option<PathBuf> {
         match &self.place {
             Place::Fs(directory) => Some(directory.path().join(bucket)),
-            Place::BlobFile(_) | Place::BlobSim(_) => None,
+            Place::BlobFile(_) | Place::BlobLoop(_) | Place::BlobSim(_) => None,
         }
     }
 
@@ -114,21 +156,40 @@ impl Place {
     async fn open(&self) -> Engine {
         match self {
             Self::Fs(directory) => Engine::Fs(open_fs_root(directory.path())),
-            Self::BlobFile(directory) => open_blob(open_image(directory.path()).await).await,
+            Self::BlobFile(directory) => {
+                open_blob(open_device(&directory.path().join(IMAGE)).await).await
+            }
+            Self::BlobLoop(device) => open_blob(open_device(&device.path).await).await,
             Self::BlobSim(disk) => open_blob(disk.device()).await,
         }
     }
 }
 
 const IMAGE: &str = "image";
+const IMAGE_BYTES: u64 = 96 << 20;
+
+async fn format(path: &Path) {
+    let device = open_device(path).await;
+    BlobEngine::format(&device, &Entropy::system(), false)
+        .await
+        .expect("it is formatted");
+}
+
+/// Set in a process that may not make a ring: it must do with threads.
+pub(crate) const WITHOUT_IO_URING: &str = "LOBOS_TEST_WITHOUT_IO_URING";
 
 /// A reader that was dropped may have a transfer under way, which keeps the device a moment longer.
-async fn open_image(directory: &Path) -> Device {
-    let path = directory.join(IMAGE);
+async fn open_device(path: &Path) -> Device {
     for _ in 0..1000 {
-        match Device::open(&path, &OpenOptions::default()) {
+        match Device::open(path, &OpenOptions::default()) {
             Err(DeviceError::InUse { .. }) => tokio::time::sleep(Duration::from_millis(10)).await,
-            opened => return opened.expect("the image opens"),
+            opened => {
+                let device = opened.expect("the image opens");
+                if std::env::var_os(WITHOUT_IO_URING).is_some() {
+                    assert_eq!(device.describe().kind, DeviceKind::Pool);
+                }
+                return device;
+            }
         }
     }
     panic!("10 s after the engine was closed, something still holds its device");

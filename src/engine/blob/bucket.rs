@@ -165,7 +165,7 @@ impl BlobBucket {
             (stored.modified, stored.overflow) = (entry.modified, None);
             stored.content_type = None;
             let mut content = Content::default();
-            let described = describe(&entry.metadata, &entry.parts);
+            let described = describe(&entry.metadata, &entry.parts)?;
             content.describe(&self.core, &mut stored, described)?;
             let (bucket, item) = (Arc::clone(&self.state), self.object_item(key));
             let writes = content.writes();
@@ -178,7 +178,7 @@ impl BlobBucket {
                     return Ok(false);
                 }
                 let retains = stored.pieces.iter().flat_map(Piece::allocations).collect();
-                content.keep();
+                content.keep(turn);
                 let change = Change::Put {
                     is_fresh: false,
                     value: stored.encode(),

@@ -107,6 +107,11 @@ impl BlobEngine {
         self.core.superblock().size_blocks * BLOCK
     }
 
+    /// See [`crate::engine::Engine::settle`].
+    pub async fn settle(&self) {
+        self.core.tasks.settle().await;
+    }
+
     /// See [`crate::engine::Engine::close`]. The next start has nothing to replay.
     pub async fn close(&self) -> Result<(), EngineError> {
         self.core.close().await

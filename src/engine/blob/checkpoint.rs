@@ -5,10 +5,11 @@ use std::io;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 
-use super::codec::{Cursor, is_sealed, put_bytes, put_u32, put_u64, put_varint, seal};
+use super::codec::{Cursor, is_sealed, json, put_bytes, put_u32, put_u64, put_varint, seal};
 use super::commit::abort_on_panic_of;
 use super::core::{BucketState, Core};
 use super::layout::{BLOCK, BLOCK_BYTES, Extent, SUPERBLOCKS};
+use super::planted::is_planted;
 use super::record::Table;
 use super::superblock::{Checkpoint, SegmentPlace, Start, Superblock};
 use super::transfer;
@@ -101,7 +102,7 @@ impl Core {
                     Table::Buckets,
                     0,
                     bucket.name.as_str().as_bytes(),
-                    &value_of(&bucket),
+                    &value_of(&bucket)?,
                 )
                 .await?;
             for table in [Table::Objects, Table::Uploads, Table::Parts] {
@@ -163,7 +164,7 @@ impl Core {
 pub(super) async fn write_superblocks(device: &Device, new: &Superblock) -> io::Result<()> {
     let bytes = new.encode();
     for (copy, block) in SUPERBLOCKS.into_iter().enumerate() {
-        if copy == 1 && cfg!(lobos_mutant = "release_before_second_superblock") {
+        if copy == 1 && is_planted("release_before_second_superblock") {
             break;
         }
         transfer::write(device, block * BLOCK, &bytes).await?;
@@ -173,12 +174,11 @@ pub(super) async fn write_superblocks(device: &Device, new: &Superblock) -> io::
 }
 
 /// A bucket's value in the table of buckets.
-pub(super) fn value_of(bucket: &BucketState) -> Vec<u8> {
+fn value_of(bucket: &BucketState) -> Result<Vec<u8>, EngineError> {
     let mut value = Vec::new();
     put_varint(&mut value, bucket.id);
-    // A configuration is plain data; it always has a JSON form.
-    value.extend(serde_json::to_vec(&**bucket.config.load()).unwrap_or_default());
-    value
+    value.extend(json(&**bucket.config.load())?);
+    Ok(value)
 }
 
 struct Running<'a> {

@@ -1,6 +1,9 @@
 //! Numbers and byte strings as the format writes them, and its checksums.
 
 use crc_fast::CrcAlgorithm;
+use serde::Serialize;
+
+use crate::engine::EngineError;
 
 /// CRC-32C (Castagnoli).
 pub(super) fn crc32c(bytes: &[u8]) -> u32 {
@@ -34,6 +37,14 @@ pub(super) fn put_varint(out: &mut Vec<u8>, mut value: u64) {
 pub(super) fn put_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
     put_varint(out, bytes.len() as u64);
     out.extend_from_slice(bytes);
+}
+
+/// What stands in a field that holds JSON.
+pub(super) fn json(value: &impl Serialize) -> Result<Vec<u8>, EngineError> {
+    serde_json::to_vec(value).map_err(|error| EngineError::Io {
+        doing: "encoding metadata",
+        source: error.into(),
+    })
 }
 
 /// Fills the CRC field of a sealed structure, which is zero until then.

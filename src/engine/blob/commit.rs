@@ -16,6 +16,8 @@ use super::core::{BucketState, Core, allocations_of, apply_item};
 use super::entry::{Allocation, Piece, Place};
 use super::journal::{self, Head, Ring};
 use super::layout::{BLOCK, BLOCK_BYTES, BODY_BYTES_MAX, Extent, JOURNAL_FIRST};
+use super::planted::is_planted;
+use super::put::Holding;
 use super::record::{Change, ItemKey, Record, Table};
 use super::superblock::Start;
 use super::transfer;
@@ -39,6 +41,9 @@ pub(super) struct Sequencer {
     is_committing: bool,
     /// The newest sequenced value of each item that is not in the index yet.
     pending: HashMap<ItemKey, Newest>,
+    /// For the planted bug that writes it again: the last journal block, its place and its body.
+    #[cfg(lobos_mutants)]
+    last_block: Option<(Head, u64, Vec<u8>)>,
 }
 
 #[derive(Debug)]
@@ -69,6 +74,15 @@ struct Pending {
 struct Page {
     block: u64,
     bytes: Vec<u8>,
+}
+
+impl Page {
+    fn extent(&self) -> Extent {
+        Extent {
+            first: self.block,
+            count: 1,
+        }
+    }
 }
 
 /// What the writers of a batch wait for.
@@ -125,6 +139,8 @@ impl Sequencer {
             queue: VecDeque::new(),
             is_committing: false,
             pending: HashMap::new(),
+            #[cfg(lobos_mutants)]
+            last_block: None,
         }
     }
 
@@ -163,6 +179,8 @@ pub(super) struct Turn<'a> {
     core: &'a Core,
     sequencer: &'a mut Sequencer,
     changes: Vec<Pending>,
+    /// Blocks that the records name.
+    pub(super) kept: Vec<Arc<Holding>>,
     /// The newest batch whose record was seen.
     consulted: Option<Arc<Batch>>,
     /// A journal block is wanted even without records: its flush proves what was freed (I3).
@@ -240,11 +258,7 @@ impl Turn<'_> {
                 crc: crc32c(bytes),
             },
         };
-        let page = Extent {
-            first: page.block,
-            count: 1,
-        };
-        Ok((piece, is_shared.then(|| vec![page])))
+        Ok((piece, is_shared.then(|| vec![page.extent()])))
     }
 }
 
@@ -285,7 +299,7 @@ impl Core {
             }
             // Upholds I2: what a pending record decided is answered with it.
             if let Some(batch) = consulted
-                && !cfg!(lobos_mutant = "answer_before_deciding_commit")
+                && !is_planted("answer_before_deciding_commit")
             {
                 batch.wait_done().await?;
             }
@@ -351,11 +365,13 @@ impl Core {
             core: self,
             sequencer: &mut sequencer,
             changes: Vec::new(),
+            kept: Vec::new(),
             consulted: None,
             is_forced: false,
         };
         let decided = decide(&mut turn);
-        let (changes, consulted, is_forced) = (turn.changes, turn.consulted, turn.is_forced);
+        let (changes, kept) = (turn.changes, turn.kept);
+        let (consulted, is_forced) = (turn.consulted, turn.is_forced);
         let mut encoded = Vec::new();
         changes
             .iter()
@@ -371,20 +387,18 @@ impl Core {
         if decided.is_err() || (changes.is_empty() && !is_forced) {
             // A batch that was begun for nothing does not stay.
             if last.changes.is_empty() {
-                let empty = sequencer.queue.pop_back();
-                empty
+                for page in sequencer
+                    .queue
+                    .pop_back()
                     .iter()
                     .flat_map(|empty| &empty.pages)
-                    .for_each(|page| {
-                        let count = 1;
-                        self.space.give_back(&[Extent {
-                            first: page.block,
-                            count,
-                        }]);
-                    });
+                {
+                    self.space.give_back(&[page.extent()]);
+                }
             }
             return (decided, consulted, None);
         }
+        kept.iter().for_each(|holding| holding.keep());
         let batch = Arc::clone(&last.batch);
         batch.outstanding.fetch_add(1, Ordering::AcqRel);
         last.body.extend_from_slice(&encoded);
@@ -416,6 +430,8 @@ impl Core {
         };
         let (sealed, gathering) = self.seal();
         guard.batch = Some(Arc::clone(&gathering.batch));
+        #[cfg(lobos_mutants)]
+        self.free_early(&sealed, &gathering);
         let result = self.write_batch(&sealed, &gathering).await;
         let batch = Arc::clone(&gathering.batch);
         match &result {
@@ -431,6 +447,12 @@ impl Core {
     fn seal(&self) -> (Sealed, Gathering) {
         let mut sequencer = self.lock_sequencer();
         let gathering = sequencer.queue.pop_front().unwrap_or_else(Gathering::new);
+        #[cfg(lobos_mutants)]
+        if is_planted("last_block_rewritten")
+            && let Some(sealed) = rewrite_last(&mut sequencer, &gathering)
+        {
+            return (sealed, gathering);
+        }
         let superblock = self.superblock();
         let durable = self.durable.load(Ordering::Acquire);
         let head = Head {
@@ -446,6 +468,10 @@ impl Core {
         let place = sequencer.ring.push(head.blocks());
         sequencer.next_sequence += 1;
         sequencer.hash = journal::hash(&bytes);
+        #[cfg(lobos_mutants)]
+        {
+            sequencer.last_block = Some((head, place, gathering.body.clone()));
+        }
         let sealed = Sealed {
             sequence: head.sequence,
             durable,
@@ -474,7 +500,7 @@ impl Core {
             Ok(())
         };
         let (journal, pages) = tokio::join!(journal, pages);
-        if !cfg!(lobos_mutant = "flush_before_data") {
+        if !is_planted("flush_before_data") {
             gathering.batch.wait_settled().await;
         }
         journal.and(pages)?;
@@ -482,7 +508,7 @@ impl Core {
             return Err(io::Error::other("a write of data failed"));
         }
         self.check_whole().map_err(io::Error::other)?;
-        if cfg!(lobos_mutant = "acknowledge_before_flush") {
+        if is_planted("acknowledge_before_flush") {
             return Ok(());
         }
         if self.durability == Durability::Strict {
@@ -507,6 +533,9 @@ impl Core {
                     buckets.apply(&change.record)
                 }
             };
+            if is_planted("free_before_durable") {
+                continue;
+            }
             for value in old.into_iter().flatten() {
                 for allocation in allocations_of(&value) {
                     self.space.release(sealed.sequence, allocation);
@@ -516,7 +545,7 @@ impl Core {
         match self.durability {
             Durability::Strict => {
                 self.durable.fetch_max(sealed.sequence, Ordering::AcqRel);
-                let durable = match cfg!(lobos_mutant = "reuse_one_batch_early") {
+                let durable = match is_planted("reuse_one_batch_early") {
                     true => sealed.sequence,
                     false => sealed.durable,
                 };
@@ -568,6 +597,26 @@ impl Core {
         }
     }
 
+    /// Planted: what the batch replaces is free before the batch is durable.
+    #[cfg(lobos_mutants)]
+    fn free_early(&self, sealed: &Sealed, gathering: &Gathering) {
+        if !is_planted("free_before_durable") {
+            return;
+        }
+        let mut seen = std::collections::HashSet::new();
+        for change in &gathering.changes {
+            let item = &change.record.item;
+            let tree = change.bucket.as_ref().and_then(|b| b.tree(item.table));
+            let old = tree.and_then(|tree| tree.value(&item.key));
+            for value in old.into_iter().filter(|_| seen.insert(item.clone())) {
+                for allocation in allocations_of(&value) {
+                    self.space.release(sealed.sequence, allocation);
+                }
+            }
+        }
+        self.space.prove(u64::MAX);
+    }
+
     fn hand_over(&self, goes_on: bool) {
         let mut sequencer = self.lock_sequencer();
         if !goes_on {
@@ -597,6 +646,35 @@ impl Gathering {
             pages: Vec::new(),
         }
     }
+}
+
+/// Planted: the batch joins the block before it, which is written a second time.
+#[cfg(lobos_mutants)]
+fn rewrite_last(sequencer: &mut Sequencer, gathering: &Gathering) -> Option<Sealed> {
+    let (last, place, mut body) = sequencer.last_block.take()?;
+    body.extend_from_slice(&gathering.body);
+    let head = Head {
+        body_bytes: u32::try_from(body.len()).ok()?,
+        records: last.records + u32::try_from(gathering.changes.len()).ok()?,
+        ..last
+    };
+    if head.blocks() != last.blocks() {
+        return None;
+    }
+    let bytes = head.seal(&body);
+    sequencer.hash = journal::hash(&bytes);
+    sequencer.last_block = Some((head, place, body));
+    Some(Sealed {
+        sequence: head.sequence,
+        durable: head.durable,
+        place,
+        next: Start {
+            sequence: sequencer.next_sequence,
+            place: sequencer.ring.head(),
+            hash: sequencer.hash,
+        },
+        bytes,
+    })
 }
 
 struct Sealed {

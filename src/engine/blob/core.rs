@@ -78,6 +78,11 @@ impl Tasks {
         self.home.spawn(self.counted(work));
     }
 
+    /// Ready when none is running.
+    pub(super) async fn settle(&self) {
+        self.running.closed().await;
+    }
+
     fn counted<F: Future>(&self, work: F) -> impl Future<Output = F::Output> + use<F> {
         let running = self.running.subscribe();
         async move {
@@ -285,7 +290,7 @@ impl Core {
         self.is_closing.store(true, Ordering::Release);
         self.room.notify_waiters();
         self.closing.notify_waiters();
-        self.tasks.running.closed().await;
+        self.tasks.settle().await;
         self.flush_armed().await;
         self.checkpoint().await
     }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::codec::{Cursor, put_bytes};
+use super::codec::{Cursor, json, put_bytes};
 use super::core::Core;
 use super::entry::Stored;
 use super::transfer;
@@ -32,27 +32,22 @@ pub(super) enum Described {
     Overflow(Vec<u8>),
 }
 
-pub(super) fn describe(metadata: &Metadata, parts: &[Part]) -> Described {
+pub(super) fn describe(metadata: &Metadata, parts: &[Part]) -> Result<Described, EngineError> {
     let only_type = Metadata {
         content_type: metadata.content_type.clone(),
         ..Metadata::default()
     };
     let length = metadata.content_type.as_ref().map_or(0, |text| text.len());
     if parts.is_empty() && *metadata == only_type && length <= CONTENT_TYPE_BYTES_MAX {
-        return Described::Inline(only_type.content_type);
+        return Ok(Described::Inline(only_type.content_type));
     }
-    let mut bytes = Vec::new();
-    // Plain data always has a JSON form.
-    bytes.push(METADATA);
-    put_bytes(
-        &mut bytes,
-        &serde_json::to_vec(metadata).unwrap_or_default(),
-    );
+    let mut bytes = vec![METADATA];
+    put_bytes(&mut bytes, &json(metadata)?);
     if !parts.is_empty() {
         bytes.push(PARTS);
-        put_bytes(&mut bytes, &serde_json::to_vec(parts).unwrap_or_default());
+        put_bytes(&mut bytes, &json(&parts)?);
     }
-    Described::Overflow(bytes)
+    Ok(Described::Overflow(bytes))
 }
 
 impl Core {

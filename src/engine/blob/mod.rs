@@ -11,6 +11,7 @@
 //! - [`info`], [`check`], [`salvage`]: for operators; a device is read, never written.
 //! - [`describe`]: between stored entries and the contract's. [`put`], [`get`], [`bucket`],
 //!   [`scan`], [`multipart`], [`buckets`]: the verbs.
+//! - [`planted`]: bugs for the test of the tests.
 
 mod bucket;
 mod buckets;
@@ -28,6 +29,7 @@ mod journal;
 mod layout;
 mod leaf;
 mod multipart;
+mod planted;
 mod put;
 mod record;
 mod recover;

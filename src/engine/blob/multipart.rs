@@ -4,8 +4,9 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::bucket::BlobBucket;
+use super::codec::json;
 use super::commit::Class;
-use super::describe::{Described, describe};
+use super::describe::describe;
 use super::entry::{Allocation, Piece, Stored, UploadName};
 use super::put::{BlobWriter, Content, Spool, check};
 use super::record::{Change, ItemKey, Table};
@@ -43,8 +44,7 @@ impl BlobBucket {
         }
         let mut stored = Stored::new(0, ETag::new(""), core.clock.now());
         stored.upload = Some(name);
-        // A plan is plain data; it always has a JSON form.
-        stored.plan = Some(serde_json::to_vec(&plan).unwrap_or_default().into());
+        stored.plan = Some(json(&plan)?.into());
         let (bucket, item) = (Arc::clone(&self.state), self.upload_item(key, &name));
         core.commit(Class::Write, None, move |turn| {
             bucket.check()?;
@@ -191,7 +191,7 @@ impl BlobBucket {
         stored.checksum.clone_from(&plan.checksum);
         stored.upload = Some(name);
         let metadata = plan_of(upload)?.metadata;
-        let described: Described = describe(&metadata, &parts);
+        let described = describe(&metadata, &parts)?;
         let mut content = Content::default();
         content.describe(&self.core, &mut stored, described)?;
         let writes = content.writes();
@@ -216,7 +216,7 @@ impl BlobBucket {
             check(turn, &bucket, &object, &precondition)?;
             let retains: Vec<Allocation> = pieces.iter().flat_map(Piece::allocations).collect();
             stored.pieces = pieces;
-            content.keep();
+            content.keep(turn);
             let is_fresh = false;
             let value = stored.encode();
             turn.change(

@@ -94,7 +94,7 @@ impl BlobWriter {
             let mut stored = Stored::new(size_bytes, commit.etag.clone(), now);
             stored.checksum.clone_from(&commit.checksum);
             let mut content = content;
-            content.describe(&core, &mut stored, describe(&commit.metadata, &[]))?;
+            content.describe(&core, &mut stored, describe(&commit.metadata, &[])?)?;
             let mut entry = plain_entry(&stored);
             entry.metadata = commit.metadata.clone();
             let (bucket, item) = (Arc::clone(&self.bucket), self.item.clone());
@@ -388,9 +388,9 @@ impl Content {
         Ok(())
     }
 
-    /// A record names the blocks now.
-    pub(super) fn keep(&self) {
-        self.holdings.iter().for_each(|holding| holding.keep());
+    /// The records of this turn name the blocks.
+    pub(super) fn keep(&self, turn: &mut Turn<'_>) {
+        turn.kept.extend(self.holdings.iter().cloned());
     }
 
     /// What the commit waits for.
@@ -426,14 +426,12 @@ impl Content {
             }
             retains = self.pieces.iter().flat_map(Piece::allocations).collect();
         }
+        self.keep(turn);
         stored.pieces = self.pieces;
         if let Some(packed) = self.packed.filter(|packed| !packed.is_empty()) {
             let (piece, shared_page) = turn.pack(&packed)?;
             stored.pieces.push(piece);
             retains.extend(shared_page);
-        }
-        for holding in &self.holdings {
-            holding.keep();
         }
         let value = stored.encode();
         let is_fresh = source.is_none();

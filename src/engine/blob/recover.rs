@@ -13,6 +13,7 @@ use super::journal::{self, Head, Ring};
 use super::layout::{
     BLOCK, BLOCK_BYTES, CHUNK_BYTES, Extent, JOURNAL_FIRST, SIZE_BLOCKS_MIN, SUPERBLOCKS,
 };
+use super::planted::is_planted;
 use super::record::{Change, ItemKey, Record, Table, decode_all};
 use super::space::Space;
 use super::superblock::{Found, SegmentPlace, Start, Superblock};
@@ -186,11 +187,11 @@ async fn raise_epoch(device: &Device, replayed: &Replayed) -> Result<Superblock,
         flushed: replayed.end.sequence - 1,
         ..old.clone()
     };
-    if cfg!(lobos_mutant = "epoch_not_raised") {
+    if is_planted("epoch_not_raised") {
         new.epoch = old.epoch;
         new.epoch_first = old.epoch_first;
     }
-    if !cfg!(lobos_mutant = "no_flush_after_recovery") {
+    if !is_planted("no_flush_after_recovery") {
         // What was replayed may have been read from a volatile cache after a crash of the process.
         device
             .flush()
@@ -251,7 +252,7 @@ pub(super) async fn replay(device: &Device) -> Result<Replayed, BlobOpenError> {
     let mut buckets = Buckets::default();
     let segments = read_checkpoint(device, &superblock, &mut buckets).await?;
     let mut chain = read_chain(device, &superblock).await?;
-    cut_torn(device, &mut chain).await?;
+    cut_torn(device, &mut chain, superblock.flushed).await;
     refuse_damage(device, &superblock, &chain).await?;
     for block in &chain.blocks {
         for record in &block.records {
@@ -284,7 +285,7 @@ async fn read_superblocks(device: &Device) -> Result<Superblock, BlobOpenError> 
         match Superblock::decode(&bytes) {
             Found::Valid(found) => {
                 let is_newer = newest.as_ref().is_none_or(|n| {
-                    (n.generation < found.generation) != cfg!(lobos_mutant = "older_superblock")
+                    (n.generation < found.generation) != is_planted("older_superblock")
                 });
                 if is_newer {
                     newest = Some(*found);
@@ -457,7 +458,7 @@ async fn read_chain(device: &Device, superblock: &Superblock) -> Result<Chain, B
 fn belongs(superblock: &Superblock, end: &Start, block: &ChainBlock) -> bool {
     let head = &block.head;
     let is_new = head.sequence >= superblock.epoch_first;
-    let epoch_fits = if cfg!(lobos_mutant = "epoch_not_raised") {
+    let epoch_fits = if is_planted("epoch_not_raised") {
         true
     } else if is_new {
         head.epoch == superblock.epoch
@@ -501,9 +502,12 @@ pub(super) async fn read_block(
     })
 }
 
-/// Drops the first batch above the last `durable` whose data is not whole, and all behind it.
-async fn cut_torn(device: &Device, chain: &mut Chain) -> Result<(), BlobOpenError> {
-    let durable = chain.blocks.last().map_or(0, |last| last.head.durable);
+/// Drops the first batch above the last `durable` whose data is not whole, and all behind it. Up
+/// to `flushed` nothing is looked at: since then the blocks of what was replaced may be in use
+/// again.
+async fn cut_torn(device: &Device, chain: &mut Chain, flushed: u64) {
+    let said = chain.blocks.last().map_or(0, |last| last.head.durable);
+    let durable = said.max(flushed);
     let mut whole = 0;
     for block in &chain.blocks {
         if block.head.sequence > durable && !is_whole(device, block).await {
@@ -512,7 +516,6 @@ async fn cut_torn(device: &Device, chain: &mut Chain) -> Result<(), BlobOpenErro
         whole += 1;
     }
     chain.blocks.truncate(whole);
-    Ok(())
 }
 
 async fn is_whole(device: &Device, block: &ChainBlock) -> bool {

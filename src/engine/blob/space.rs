@@ -204,10 +204,6 @@ impl Space {
             state.forget_plain(name);
             return;
         }
-        if cfg!(lobos_mutant = "free_before_durable") {
-            state.free_or_doom(allocation);
-            return;
-        }
         state.held_blocks += count_of(&allocation);
         state.held.push_back((sequence, allocation));
     }

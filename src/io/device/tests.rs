@@ -12,23 +12,49 @@ use super::*;
 
 const SIZE_BYTES: u64 = 8 << 20;
 
-/// Both ways to a file, where this machine has them.
-fn ways() -> Vec<Prefer> {
+/// A way to a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Way {
+    Pool,
+    Uring,
+    /// A ring as kernels before 6.1 make it.
+    PlainRing,
+    /// Through a ring, where every transfer of several blocks comes back short.
+    ShortSteps,
+}
+
+/// The ways that this machine has.
+fn ways() -> Vec<Way> {
     match Uring::missing() {
-        None => vec![Prefer::Pool, Prefer::Uring],
+        None => vec![Way::Pool, Way::Uring, Way::PlainRing, Way::ShortSteps],
         Some(missing) => {
             println!("skipped: io::device::tests::uring: {missing}");
-            vec![Prefer::Pool]
+            vec![Way::Pool]
         }
     }
 }
 
-fn options(prefer: Prefer) -> OpenOptions {
+fn options(way: Way) -> OpenOptions {
     OpenOptions {
-        prefer,
+        prefer: match way {
+            Way::Pool => Prefer::Pool,
+            Way::Uring | Way::PlainRing | Way::ShortSteps => Prefer::Uring,
+        },
         idle_buffer_bytes: 1 << 20,
         ..OpenOptions::default()
     }
+}
+
+fn open(path: &Path, way: Way) -> Result<Device, DeviceError> {
+    let mut device = Device::open(path, &options(way))?;
+    if let Device::Uring(uring) = &mut device {
+        let tuning = &mut Arc::get_mut(uring).unwrap().tuning;
+        tuning.is_deferred = way != Way::PlainRing;
+        if way == Way::ShortSteps {
+            tuning.step_bytes_max = 2 * BLOCK_BYTES;
+        }
+    }
+    Ok(device)
 }
 
 fn image(dir: &tempfile::TempDir) -> PathBuf {
@@ -62,9 +88,9 @@ async fn read(device: &Device, offset_bytes: u64, size_bytes: usize) -> io::Resu
 
 #[test]
 fn what_is_written_is_read_back_in_every_size() {
-    for prefer in ways() {
+    for way in ways() {
         let dir = tempfile::tempdir().unwrap();
-        let device = Device::open(&image(&dir), &options(prefer)).unwrap();
+        let device = open(&image(&dir), way).unwrap();
         assert_eq!(device.size_bytes(), SIZE_BYTES);
         run(async {
             for (index, blocks) in [1usize, 2, 7, 64, 257].into_iter().enumerate() {
@@ -83,10 +109,38 @@ fn what_is_written_is_read_back_in_every_size() {
 }
 
 #[test]
+fn after_a_short_transfer_the_broken_block_moves_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = image(&dir);
+    for direct in [true, false] {
+        let options = OpenOptions {
+            direct,
+            ..options(Way::Pool)
+        };
+        let Device::Pool(pool) = Device::open(&path, &options).unwrap() else {
+            panic!("threads were asked for");
+        };
+        let media = &pool.media;
+        let is_direct = media.buffered_because.is_none();
+        // Bytes done before, bytes that moved, bytes wanted: where the next transfer begins.
+        for (done, count, size, next) in [
+            (0, 8192, 8192, 8192),
+            (0, 4096, 8192, 4096),
+            (0, 5000, 8192, if is_direct { 4096 } else { 5000 }),
+            (4096, 9000, 65536, if is_direct { 12288 } else { 13096 }),
+        ] {
+            assert_eq!(media.progress(done, count, size).unwrap(), next);
+        }
+        // Less than a block of a direct transfer gets nobody further.
+        assert_eq!(media.progress(4096, 100, 8192).is_err(), is_direct);
+    }
+}
+
+#[test]
 fn ranges_that_do_not_fit_are_refused_with_the_buffer_given_back() {
-    for prefer in ways() {
+    for way in ways() {
         let dir = tempfile::tempdir().unwrap();
-        let device = Device::open(&image(&dir), &options(prefer)).unwrap();
+        let device = open(&image(&dir), way).unwrap();
         run(async {
             for at in [1, 512, SIZE_BYTES, u64::MAX - 4095] {
                 let (result, buffer) = device.write(at, filled(&device, 4096, 9)).await;
@@ -100,9 +154,9 @@ fn ranges_that_do_not_fit_are_refused_with_the_buffer_given_back() {
 
 #[test]
 fn many_in_flight_all_arrive() {
-    for prefer in ways() {
+    for way in ways() {
         let dir = tempfile::tempdir().unwrap();
-        let device = &Device::open(&image(&dir), &options(prefer)).unwrap();
+        let device = &open(&image(&dir), way).unwrap();
         run(async {
             let writes = (0..2000u64).map(|index| async move {
                 let byte = u8::try_from(index % 251).unwrap();
@@ -123,9 +177,9 @@ fn many_in_flight_all_arrive() {
 
 #[test]
 fn a_dropped_future_leaves_its_buffer_to_the_device() {
-    for prefer in ways() {
+    for way in ways() {
         let dir = tempfile::tempdir().unwrap();
-        let device = Device::open(&image(&dir), &options(prefer)).unwrap();
+        let device = open(&image(&dir), way).unwrap();
         run(async {
             for round in 0..200u64 {
                 let at = (round % 4) * (1 << 20);
@@ -145,7 +199,7 @@ fn a_dropped_future_leaves_its_buffer_to_the_device() {
         // Transfers in flight keep the lock; the end of the loop waits for them.
         let path = dir.path().join("image");
         drop(device);
-        let device = Device::open(&path, &options(prefer)).unwrap();
+        let device = open(&path, way).unwrap();
         let bytes = run(read(&device, 0, 4 << 20)).unwrap();
         for block in bytes.chunks(BLOCK_BYTES) {
             assert!([[0xaa; BLOCK_BYTES].as_slice(), [0; BLOCK_BYTES].as_slice()].contains(&block));
@@ -155,10 +209,10 @@ fn a_dropped_future_leaves_its_buffer_to_the_device() {
 
 #[test]
 fn every_event_loop_has_its_own_ring_and_may_end_and_come_again() {
-    for prefer in ways() {
+    for way in ways() {
         let dir = tempfile::tempdir().unwrap();
         let path = image(&dir);
-        let device = Device::open(&path, &options(prefer)).unwrap();
+        let device = open(&path, way).unwrap();
         let threads: Vec<_> = (0..4u8)
             .map(|index| {
                 let device = device.clone();
@@ -186,15 +240,15 @@ fn every_event_loop_has_its_own_ring_and_may_end_and_come_again() {
 
 #[test]
 fn a_device_has_one_owner_or_several_readers() {
-    for prefer in ways() {
+    for way in ways() {
         let dir = tempfile::tempdir().unwrap();
         let path = image(&dir);
         let shared = OpenOptions {
             access: Access::Shared,
-            ..options(prefer)
+            ..options(way)
         };
-        let owner = Device::open(&path, &options(prefer)).unwrap();
-        for refused in [options(prefer), shared.clone()] {
+        let owner = open(&path, way).unwrap();
+        for refused in [options(way), shared.clone()] {
             let error = Device::open(&path, &refused).unwrap_err();
             assert!(matches!(error, DeviceError::InUse { .. }), "{error}");
         }
@@ -205,7 +259,7 @@ fn a_device_has_one_owner_or_several_readers() {
             drop(owner);
             let first = Device::open(&path, &shared).unwrap();
             let second = Device::open(&path, &shared).unwrap();
-            assert!(Device::open(&path, &options(prefer)).is_err());
+            assert!(open(&path, way).is_err());
             assert_eq!(read(&first, 0, 4096).await.unwrap(), [1; 4096]);
             let (result, _) = second.write(0, filled(&second, 4096, 1)).await;
             assert!(result.is_err());
@@ -238,9 +292,9 @@ fn what_is_no_device_is_refused_by_name() {
 
 #[test]
 fn a_file_grows_and_does_not_shrink() {
-    for prefer in ways() {
+    for way in ways() {
         let dir = tempfile::tempdir().unwrap();
-        let device = Device::open(&image(&dir), &options(prefer)).unwrap();
+        let device = open(&image(&dir), way).unwrap();
         assert_eq!(device.grow(SIZE_BYTES + 5000).unwrap(), SIZE_BYTES + 4096);
         assert!(matches!(device.grow(4096), Err(DeviceError::Shrink { .. })));
         assert_eq!(device.refresh_size().unwrap(), SIZE_BYTES + 4096);
@@ -257,9 +311,9 @@ fn a_file_grows_and_does_not_shrink() {
 
 #[test]
 fn zeroed_and_discarded_ranges_of_a_file_read_as_zeros() {
-    for prefer in ways() {
+    for way in ways() {
         let dir = tempfile::tempdir().unwrap();
-        let device = Device::open(&image(&dir), &options(prefer)).unwrap();
+        let device = open(&image(&dir), way).unwrap();
         run(async {
             device
                 .write(0, filled(&device, 4 << 20, 7))
@@ -282,11 +336,11 @@ fn zeroed_and_discarded_ranges_of_a_file_read_as_zeros() {
 
 #[test]
 fn buffered_transfers_are_named_and_work() {
-    for prefer in ways() {
+    for way in ways() {
         let dir = tempfile::tempdir().unwrap();
         let buffered = OpenOptions {
             direct: false,
-            ..options(prefer)
+            ..options(way)
         };
         let device = Device::open(&image(&dir), &buffered).unwrap();
         let info = device.describe();
@@ -323,12 +377,12 @@ fn a_loop_block_device_works_and_has_one_owner() {
 }
 
 fn use_loop_device(path: &Path) {
-    for prefer in ways() {
-        let device = Device::open(path, &options(prefer)).unwrap();
+    for way in ways() {
+        let device = open(path, way).unwrap();
         let info = device.describe();
         assert!(info.is_block_device && info.is_direct, "{info:?}");
         assert_eq!(device.size_bytes(), SIZE_BYTES);
-        let error = Device::open(path, &options(prefer)).unwrap_err();
+        let error = open(path, way).unwrap_err();
         assert!(matches!(error, DeviceError::InUse { .. }), "{error}");
         assert!(matches!(
             device.grow(2 * SIZE_BYTES),
