@@ -244,9 +244,11 @@ fn paste_block(facts: &Facts) -> String {
     let mut text = match &facts.access {
         Access::Open => exports(None, endpoint.as_deref(), &facts.region),
         Access::Generated { keys, .. } => exports(Some(keys), endpoint.as_deref(), &facts.region),
+        // The terminal is not where a secret that somebody else keeps should be.
         Access::Configured { access_key } => format!(
-            "export AWS_ENDPOINT_URL={}\nexport AWS_ACCESS_KEY_ID={}\nexport AWS_REGION={region}\n\
-             export AWS_DEFAULT_REGION={region}\n",
+            "export AWS_ENDPOINT_URL={}\nexport AWS_ACCESS_KEY_ID={}\n\
+             # Also: export AWS_SECRET_ACCESS_KEY=... with the secret key that was configured\n\
+             export AWS_REGION={region}\nexport AWS_DEFAULT_REGION={region}\n",
             shell_quoted(&endpoint.unwrap_or_default()),
             shell_quoted(access_key),
             region = facts.region
@@ -395,6 +397,14 @@ mod tests {
             assert!(text.lines().any(|is| is == line), "{line}\n{text}");
         }
         assert!(text.contains("1.5 GiB free"), "{text}");
+    }
+
+    #[test]
+    fn the_block_says_which_line_a_configured_root_user_adds() {
+        let access_key = "ann".into();
+        let text = for_people(&facts(Access::Configured { access_key }));
+        let line = "# Also: export AWS_SECRET_ACCESS_KEY=";
+        assert!(text.lines().any(|is| is.starts_with(line)), "{text}");
     }
 
     #[test]

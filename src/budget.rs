@@ -21,7 +21,18 @@ pub struct Budget {
 /// A share of the budget; given back when dropped.
 #[derive(Debug)]
 pub struct Permit {
-    _share: OwnedSemaphorePermit,
+    share: OwnedSemaphorePermit,
+}
+
+impl Permit {
+    /// Gives back all but `bytes`.
+    pub fn shrink(&mut self, bytes: usize) {
+        let surplus = self
+            .share
+            .num_permits()
+            .saturating_sub(bytes.div_ceil(UNIT_BYTES));
+        drop(self.share.split(surplus));
+    }
 }
 
 /// Nothing became free in time: the request is answered 503 SlowDown.
@@ -55,7 +66,7 @@ impl Budget {
                 waited.map_err(|_| Full)?.map_err(|_| Full)?
             }
         };
-        Ok(Permit { _share: taken })
+        Ok(Permit { share: taken })
     }
 
     /// Bytes that all requests together may hold.
@@ -86,6 +97,11 @@ mod tests {
         assert!(budget.reserve(60 * KIB).await.is_err());
         let small = budget.reserve(39 * KIB + 1).await.unwrap();
         assert_eq!(budget.free_bytes(), 0);
+        let mut first = first;
+        first.shrink(10 * KIB - 1);
+        assert_eq!(budget.free_bytes(), 50 * KIB);
+        first.shrink(60 * KIB);
+        assert_eq!(budget.free_bytes(), 50 * KIB, "a permit does not grow");
         drop((first, small));
         assert!(budget.reserve(usize::MAX).await.is_ok(), "takes it all");
         assert_eq!(budget.free_bytes(), 100 * KIB);

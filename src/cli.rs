@@ -3,12 +3,14 @@
 mod blob;
 
 use std::env;
+use std::ffi::{OsStr, OsString};
 use std::io::{self, IsTerminal, Write};
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::builder::Resettable;
-use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
+use clap::{ArgAction, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::LevelFilter;
 
@@ -71,7 +73,7 @@ struct Options {
 
     /// Serve a directory as the bucket NAME; may be repeated
     #[arg(long, value_name = "NAME=DIR", env = "LOBOS_BUCKETS", hide_env_values = true,
-          value_delimiter = ',', value_parser = name_and_directory)]
+          value_parser = name_and_directory)]
     bucket: Vec<(String, PathBuf)>,
 
     /// Serve each directory in DIR as a bucket and allow buckets to be created and deleted
@@ -92,8 +94,7 @@ struct Options {
         long,
         value_name = "ADDR:PORT",
         env = "LOBOS_LISTEN",
-        hide_env_values = true,
-        value_delimiter = ','
+        hide_env_values = true
     )]
     listen: Vec<Listen>,
 
@@ -102,8 +103,7 @@ struct Options {
         long,
         value_name = "NAME",
         env = "LOBOS_DOMAIN",
-        hide_env_values = true,
-        value_delimiter = ','
+        hide_env_values = true
     )]
     domain: Vec<String>,
 
@@ -189,7 +189,7 @@ struct Credentials {
 
 /// Runs what the command line asks for. Usage errors end with status 2, others with 1.
 pub fn run() -> ExitCode {
-    let asked = without_empty_twins(Cli::command()).get_matches();
+    let asked = with_twins(Cli::command(), &|name: &OsStr| env::var_os(name)).get_matches();
     let cli = Cli::from_arg_matches(&asked).unwrap_or_else(|error| error.exit());
     let done = match cli.command {
         Some(Command::Serve(serve)) => run_serve(serve.directories, serve.options),
@@ -209,14 +209,26 @@ pub fn run() -> ExitCode {
     }
 }
 
-/// A variable that is set to nothing counts as not set: what starts containers sets them all.
-fn without_empty_twins(command: clap::Command) -> clap::Command {
+/// A variable that is set to nothing counts as not set: what starts containers sets them all. The
+/// twin of a flag that may be repeated holds a list, which commas part; the flag's own value does
+/// not, for paths have commas.
+fn with_twins(
+    command: clap::Command,
+    variable: &dyn Fn(&OsStr) -> Option<OsString>,
+) -> clap::Command {
     command
-        .mut_args(|arg| match arg.get_env().and_then(env::var_os) {
+        .mut_args(|arg| match arg.get_env().and_then(variable) {
             Some(value) if value.is_empty() => arg.env(Resettable::Reset),
+            Some(value) if matches!(arg.get_action(), ArgAction::Append) => {
+                // It is read once, and the command lives as long as the process.
+                let value: &'static OsStr = value.leak();
+                let items = value.as_bytes().split(|byte| *byte == b',');
+                let listed = arg.env(Resettable::Reset).hide_default_value(true);
+                listed.default_values(items.map(OsStr::from_bytes))
+            }
             _ => arg,
         })
-        .mut_subcommands(without_empty_twins)
+        .mut_subcommands(|command| with_twins(command, variable))
 }
 
 type Done = Result<ExitCode, Box<dyn std::error::Error>>;
@@ -233,6 +245,9 @@ fn run_serve(directories: Vec<PathBuf>, options: Options) -> Done {
     let file = options.config.clone();
     let config = Config::load(file.as_deref(), options.into_overrides(directories)?)?;
     start_log(&config.log)?;
+    for warning in &config.warnings {
+        tracing::warn!("{warning}");
+    }
     let announce = move |facts: &banner::Facts| {
         let text = match (quiet, io::stdout().is_terminal()) {
             (true, _) => return,
@@ -261,6 +276,9 @@ fn check_config(path: &Path) -> Done {
     if let Some(files) = &config.tls {
         tls::load(files)?;
     }
+    for warning in &config.warnings {
+        eprintln!("Warning: {warning}");
+    }
     println!("{}: ok", path.display());
     Ok(ExitCode::SUCCESS)
 }
@@ -276,28 +294,19 @@ fn credentials(asked: Credentials) -> Done {
     let overrides = Overrides {
         state_dir: asked.state.state_dir,
         root_user: root_user()?,
+        region: variable("LOBOS_REGION"),
         ..Overrides::default()
     };
-    // Without a file there is nothing to serve, which does not matter here.
-    let (state_dir, root, region) = match &asked.config {
-        Some(file) => {
-            let config = Config::load(Some(file), overrides)?;
-            (
-                config.server.state_dir,
-                config.auth.root,
-                config.server.region,
-            )
-        }
-        None => (overrides.state_dir, None, "us-east-1".into()),
-    };
-    let keys = match root {
+    let config = Config::load_unserved(asked.config.as_deref(), overrides)?;
+    let server = config.server;
+    let keys = match config.auth.root {
         Some(root) => KeyPair {
             access_key: root.access_key,
             secret_key: root.secret_key,
         },
-        None => StateDir::open(state_dir.as_deref(), &places())?.existing_keys()?,
+        None => StateDir::find(server.state_dir.as_deref(), &places())?.existing_keys()?,
     };
-    print!("{}", banner::exports(Some(&keys), None, &region));
+    print!("{}", banner::exports(Some(&keys), None, &server.region));
     Ok(ExitCode::SUCCESS)
 }
 
@@ -486,6 +495,33 @@ mod tests {
             let error = read(level).unwrap_err();
             assert!(error.contains("error, warn, info"), "{error}");
         }
+    }
+
+    #[test]
+    fn only_the_environment_holds_lists() {
+        let variable = |name: &OsStr| match name.to_str() {
+            Some("LOBOS_BUCKETS") => Some("one=./a,two=./b".into()),
+            Some("LOBOS_LISTEN") => Some("127.0.0.1:1,unix:/x".into()),
+            _ => None,
+        };
+        let serve = |arguments: &[&str]| {
+            let all = ["lobos", "serve"].iter().chain(arguments);
+            let asked = with_twins(Cli::command(), &variable).try_get_matches_from(all);
+            match Cli::from_arg_matches(&asked.unwrap()).unwrap().command {
+                Some(Command::Serve(serve)) => serve.options,
+                _ => panic!("not a serve"),
+            }
+        };
+        let bucket = |name: &str, dir: &str| (name.to_owned(), PathBuf::from(dir));
+        let options = serve(&[]);
+        assert_eq!(options.bucket, [bucket("one", "./a"), bucket("two", "./b")]);
+        assert_eq!(options.listen.len(), 2);
+        let options = serve(&["--bucket", "pics=./a,b", "--bucket", "x-y=c"]);
+        let wanted = [bucket("pics", "./a,b"), bucket("x-y", "c")];
+        assert_eq!(
+            options.bucket, wanted,
+            "the command line wins, commas and all"
+        );
     }
 
     #[test]

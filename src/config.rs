@@ -14,6 +14,7 @@ use std::fmt;
 use std::fs;
 use std::io;
 use std::net::{IpAddr, ToSocketAddrs};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -38,6 +39,8 @@ pub struct Config {
     pub tls: Option<Tls>,
     pub metrics: Metrics,
     pub log: Log,
+    /// What the operator should hear of, although it works.
+    pub warnings: Vec<String>,
 }
 
 #[derive(Debug)]
@@ -257,6 +260,15 @@ impl Config {
     /// Reads the file, if there is one, puts the overrides over it and checks the result.
     /// Relative paths in the file start at the file's directory.
     pub fn load(file: Option<&Path>, overrides: Overrides) -> Result<Self, ConfigError> {
+        let config = Self::load_unserved(file, overrides)?;
+        if !config.filesystem.has_buckets() && config.blob.is_none() {
+            return Err(invalid(NOTHING_TO_SERVE));
+        }
+        Ok(config)
+    }
+
+    /// The same for who will not serve: there may be nothing to be served.
+    pub fn load_unserved(file: Option<&Path>, overrides: Overrides) -> Result<Self, ConfigError> {
         let Some(path) = file else {
             return build(raw::File::default(), Path::new(""), overrides);
         };
@@ -266,9 +278,15 @@ impl Config {
         })?;
         let name = path.display().to_string();
         let base = path.parent().unwrap_or(Path::new(""));
-        let error = match build(parse(&name, &source)?, base, overrides) {
+        let raw = parse(&name, &source)?;
+        let secrets = secret_files(&raw.auth, path, base);
+        let error = match build(raw, base, overrides) {
             Err(ConfigError::Invalid(text)) => text,
-            result => return result,
+            Err(error) => return Err(error),
+            Ok(mut config) => {
+                config.warnings = secrets.iter().filter_map(|file| exposed(file)).collect();
+                return Ok(config);
+            }
         };
         // The file's line is named only where the file is at fault, not the command line over it.
         let alone = build(parse(&name, &source)?, base, Overrides::default());
@@ -287,6 +305,30 @@ fn parse(name: &str, source: &str) -> Result<raw::File, ConfigError> {
     })
 }
 
+/// The files that hold secrets of users: the configuration itself, or those that it names.
+fn secret_files(auth: &raw::Auth, file: &Path, base: &Path) -> Vec<PathBuf> {
+    let users = || auth.root.iter().chain(&auth.user);
+    let itself = users().any(|user| user.secret_key.is_some());
+    let named = users().filter_map(|user| user.secret_key_file.as_ref());
+    let itself = itself.then(|| file.to_owned());
+    itself
+        .into_iter()
+        .chain(named.map(|name| base.join(name)))
+        .collect()
+}
+
+/// What to say of a file with secrets that every user of the machine can read.
+fn exposed(file: &Path) -> Option<String> {
+    let mode = fs::metadata(file).ok()?.mode() & 0o7777;
+    (mode & 0o004 != 0).then(|| {
+        format!(
+            "{} holds secret keys and can be read by everybody (mode {mode:04o}); run chmod o-rwx on \
+             it",
+            file.display()
+        )
+    })
+}
+
 fn build(raw: raw::File, base: &Path, overrides: Overrides) -> Result<Config, ConfigError> {
     let auth = build_auth(raw.auth, base, overrides.root_user)?;
     let places = Places {
@@ -297,9 +339,6 @@ fn build(raw: raw::File, base: &Path, overrides: Overrides) -> Result<Config, Co
     };
     let blob = build_blob(raw.blob, base, &places, overrides.durability)?;
     let filesystem = build_filesystem(raw.filesystem, base, places, overrides.durability)?;
-    if !filesystem.has_buckets() && blob.is_none() {
-        return Err(invalid(NOTHING_TO_SERVE));
-    }
     let server = raw.server;
     let listen = Some(overrides.listen)
         .filter(|listen| !listen.is_empty())
@@ -332,10 +371,7 @@ fn build(raw: raw::File, base: &Path, overrides: Overrides) -> Result<Config, Co
         filesystem,
         blob,
         auth,
-        tls: raw.tls.map(|tls| Tls {
-            cert: base.join(tls.cert),
-            key: base.join(tls.key),
-        }),
+        tls: raw.tls.map(|tls| build_tls(tls, base)).transpose()?,
         metrics: build_metrics(raw.metrics)?,
         log: Log {
             level: overrides
@@ -345,6 +381,7 @@ fn build(raw: raw::File, base: &Path, overrides: Overrides) -> Result<Config, Co
                 .unwrap_or_else(|| "warn".into()),
             format: raw.log.format.unwrap_or_default(),
         },
+        warnings: Vec::new(),
     };
     if config.server.listen.is_empty() {
         return Err(invalid(
@@ -353,7 +390,10 @@ fn build(raw: raw::File, base: &Path, overrides: Overrides) -> Result<Config, Co
     }
     for listen in &config.server.listen {
         if !config.server.auth && !is_loopback(listen)? {
-            return Err(ConfigError::Invalid(open_bind_refused(&listen.to_string())));
+            let why = open_bind_refused(&listen.to_string());
+            return Err(ConfigError::Invalid(format!(
+                "`server.auth` is false: {why}"
+            )));
         }
     }
     Ok(config)
@@ -433,7 +473,7 @@ fn build_etags(
 ) -> Result<ETagModes, ConfigError> {
     let mut modes = HashMap::new();
     for (name, section) in sections {
-        let bucket = bucket_name(&name)?;
+        let bucket = bucket_name(&name, &format!("bucket.{name}"))?;
         modes.extend(section.etag.map(|mode| (bucket, mode)));
     }
     Ok(ETagModes {
@@ -442,10 +482,11 @@ fn build_etags(
     })
 }
 
-fn bucket_name(name: &str) -> Result<BucketName, ConfigError> {
+/// `shown`: how the place that names it is called.
+fn bucket_name(name: &str, shown: &str) -> Result<BucketName, ConfigError> {
     BucketName::parse(name).map_err(|error| {
         ConfigError::Invalid(format!(
-            "`{name}` is no legal bucket name: it {}",
+            "`{shown}` is no legal bucket name: it {}",
             error.reason
         ))
     })
@@ -498,6 +539,21 @@ fn seconds(key: &str, raw: Option<units::Span>, default: u64) -> Result<Duration
         )));
     }
     Ok(span.duration())
+}
+
+/// Both files must be there; `tls::load` looks into them.
+fn build_tls(raw: raw::Tls, base: &Path) -> Result<Tls, ConfigError> {
+    let readable = |key: &str, path: PathBuf| match fs::File::open(&path) {
+        Ok(_) => Ok(path),
+        Err(error) => Err(ConfigError::Invalid(format!(
+            "`tls.{key}` names {}, which cannot be read: {error}",
+            path.display()
+        ))),
+    };
+    Ok(Tls {
+        cert: readable("cert", base.join(raw.cert))?,
+        key: readable("key", base.join(raw.key))?,
+    })
 }
 
 fn build_metrics(raw: raw::Metrics) -> Result<Metrics, ConfigError> {
@@ -568,7 +624,8 @@ fn build_filesystem(
     places: Places,
     durability: Option<Durability>,
 ) -> Result<Filesystem, ConfigError> {
-    let (named, root) = if places.are_told() {
+    let is_told = places.are_told();
+    let (named, root) = if is_told {
         (places.buckets, places.root)
     } else {
         let named = raw
@@ -579,7 +636,11 @@ fn build_filesystem(
     };
     let mut buckets = Vec::new();
     for (name, dir) in named {
-        buckets.push((bucket_name(&name)?, dir));
+        let shown = match is_told {
+            true => name.clone(),
+            false => format!("filesystem.buckets.{name}"),
+        };
+        buckets.push((bucket_name(&name, &shown)?, dir));
     }
     for dir in places.directories {
         buckets.push((bucket_of_directory(&dir)?, dir));
@@ -657,18 +718,15 @@ fn build_auth(
                 secret_key_file: None,
                 ..raw.unwrap_or_default()
             };
-            Some(build_user("the root user", Some(ROOT), raw, base)?)
+            Some(build_user("auth.root", Some(ROOT), raw, base)?)
         }
-        (None, Some(raw)) => Some(build_user("[auth.root]", Some(ROOT), raw, base)?),
+        (None, Some(raw)) => Some(build_user("auth.root", Some(ROOT), raw, base)?),
         (None, None) => None,
     };
     let mut users = Vec::new();
     for (index, raw) in raw.user.into_iter().enumerate() {
-        let what = match &raw.name {
-            Some(name) => format!("[[auth.user]] `{name}`"),
-            None => format!("[[auth.user]] number {}", index + 1),
-        };
-        users.push(build_user(&what, None, raw, base)?);
+        let key = format!("auth.user[{}]", index + 1);
+        users.push(build_user(&key, None, raw, base)?);
     }
     let all = || users.iter().chain(&root);
     for (what, field) in [
@@ -691,25 +749,26 @@ fn build_auth(
     })
 }
 
+/// `key`: where the user stands, as messages name it.
 fn build_user(
-    what: &str,
+    key: &str,
     default_name: Option<&str>,
     raw: raw::User,
     base: &Path,
 ) -> Result<User, ConfigError> {
-    let lacks = |key: &str| ConfigError::Invalid(format!("{what} lacks `{key}`"));
+    let lacks = |what: &str| ConfigError::Invalid(format!("`{key}` lacks `{what}`"));
     let name = raw
         .name
         .or(default_name.map(Into::into))
         .ok_or_else(|| lacks("name"))?;
     let access_key = raw.access_key.ok_or_else(|| lacks("access_key"))?;
-    let secret_key = match (raw.secret_key, raw.secret_key_file) {
-        (Some(secret), None) => secret,
-        (None, Some(file)) => secret_from_file(&base.join(file))?,
+    let (secret_key, of_secret) = match (raw.secret_key, raw.secret_key_file) {
+        (Some(secret), None) => (secret, "secret_key"),
+        (None, Some(file)) => (secret_from_file(&base.join(file))?, "secret_key_file"),
         (None, None) => return Err(lacks("secret_key` or `secret_key_file")),
         (Some(_), Some(_)) => {
             return Err(ConfigError::Invalid(format!(
-                "{what} has both `secret_key` and `secret_key_file`; keep one"
+                "`{key}.secret_key` is given, and `{key}.secret_key_file` too; keep one"
             )));
         }
     };
@@ -719,30 +778,30 @@ fn build_user(
         || access_key.contains(['/', ',', '='])
     {
         return Err(ConfigError::Invalid(format!(
-            "the access key of {what} must be 3 to 128 visible ASCII characters without '/', ',' \
-             and '='"
+            "`{key}.access_key` (of {name}) must be 3 to 128 visible ASCII characters without '/', \
+             ',' and '='"
         )));
     }
     if !(8..=128).contains(&secret_key.reveal().len()) || !visible(secret_key.reveal()) {
         return Err(ConfigError::Invalid(format!(
-            "the secret key of {what} must be 8 to 128 visible ASCII characters; \
+            "`{key}.{of_secret}` (of {name}) must hold 8 to 128 visible ASCII characters; \
              `lobos keygen` makes a pair"
         )));
     }
     let id = raw.id.unwrap_or_else(|| name.clone());
     if name.is_empty() || id.is_empty() {
         return Err(ConfigError::Invalid(format!(
-            "{what} has an empty name or id"
+            "`{key}` has an empty name or id"
         )));
     }
     let policy = match raw.policy {
         None => None,
         Some(_) if default_name.is_some() => {
             return Err(ConfigError::Invalid(format!(
-                "{what} has a `policy`; it may do everything, so take the line away"
+                "`{key}.policy` is set; this user may do everything, so take the line away"
             )));
         }
-        Some(named) => Some(Arc::new(user_policy(what, &named, base)?)),
+        Some(named) => Some(Arc::new(user_policy(&key, &named, base)?)),
     };
     Ok(User {
         name,
@@ -754,15 +813,16 @@ fn build_user(
 }
 
 /// A ready-made policy by its name, or the one in a file.
-fn user_policy(what: &str, named: &str, base: &Path) -> Result<Policy, ConfigError> {
+/// `key`: how the section of its user is called.
+fn user_policy(key: &str, named: &str, base: &Path) -> Result<Policy, ConfigError> {
     let text = match policy::ready_made(named) {
         Some(text) => text.to_owned(),
         None => {
             let path = base.join(named);
             fs::read_to_string(&path).map_err(|source| {
                 ConfigError::Invalid(format!(
-                    "the policy `{named}` of {what} is neither one of {} nor a file that can be \
-                     read: {source}",
+                    "`{key}.policy` is '{named}', neither one of {} nor a file that can be read: \
+                     {source}",
                     policy::READY_MADE.join(", ")
                 ))
             })?
@@ -770,7 +830,7 @@ fn user_policy(what: &str, named: &str, base: &Path) -> Result<Policy, ConfigErr
     };
     Policy::of_user(&text).map_err(|error| {
         ConfigError::Invalid(format!(
-            "the policy `{named}` of {what} is refused: {error}"
+            "`{key}.policy` is '{named}', which is refused: {error}"
         ))
     })
 }

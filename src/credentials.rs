@@ -48,6 +48,12 @@ pub enum StateError {
     Unusable { path: PathBuf, source: io::Error },
     #[error("{} can be read by others (mode {mode:04o}); run chmod 600 on it", path.display())]
     Exposed { path: PathBuf, mode: u32 },
+    #[error(
+        "{} belongs to the user {owner}, who could give the server keys of their own; \
+         make it the server's with chown {own}, or remove it to get a new one",
+        path.display()
+    )]
+    Foreign { path: PathBuf, owner: u32, own: u32 },
     #[error("{} is damaged: {why}; restore it, or remove it to get a new one", path.display())]
     Damaged { path: PathBuf, why: String },
     #[error("there is no key pair in {} yet; the first `lobos serve` with authentication makes one", path.display())]
@@ -71,11 +77,27 @@ impl StateDir {
             }
         }
         if tried.is_empty() {
-            tried.push("neither XDG_STATE_HOME nor HOME is set".to_owned());
+            tried.push(NO_HOME.to_owned());
         }
         Err(StateError::NoPlace {
             tried: tried.join("; "),
         })
+    }
+
+    /// The directory that `chosen` names, or the first of the usual places with a key pair, as they
+    /// are: nothing is made.
+    pub fn find(chosen: Option<&Path>, places: &Places) -> Result<Self, StateError> {
+        let all = match chosen {
+            Some(path) => vec![path.to_owned()],
+            None => places.candidates(),
+        };
+        let with_keys = all.iter().find(|path| path.join(CREDENTIALS).exists());
+        match with_keys.or(all.first()) {
+            Some(path) => Ok(Self { path: path.clone() }),
+            None => Err(StateError::NoPlace {
+                tried: NO_HOME.to_owned(),
+            }),
+        }
     }
 
     /// Makes the directory if it is missing, and the installation's id in it as proof that it
@@ -128,10 +150,7 @@ impl StateDir {
                 path: self.path.clone(),
             });
         };
-        let mode = fs::metadata(&path).map_or(0, |meta| meta.mode() & 0o7777);
-        if mode & 0o077 != 0 {
-            return Err(StateError::Exposed { path, mode });
-        }
+        check_guarded(&path)?;
         let stored: StoredKeys = toml::from_str(&text).map_err(|error| StateError::Damaged {
             path: path.clone(),
             // The message alone: the error's own text quotes lines of the file.
@@ -207,6 +226,24 @@ impl StateDir {
     }
 }
 
+/// Nobody but root and the server's own user may write or read the file.
+fn check_guarded(path: &Path) -> Result<(), StateError> {
+    let path = path.to_owned();
+    let meta = match fs::metadata(&path) {
+        Ok(meta) => meta,
+        Err(source) => return Err(StateError::Unusable { path, source }),
+    };
+    let (owner, own) = (meta.uid(), rustix::process::geteuid().as_raw());
+    if owner != 0 && owner != own {
+        return Err(StateError::Foreign { path, owner, own });
+    }
+    let mode = meta.mode() & 0o7777;
+    if mode & 0o077 != 0 {
+        return Err(StateError::Exposed { path, mode });
+    }
+    Ok(())
+}
+
 impl Places {
     fn candidates(&self) -> Vec<PathBuf> {
         // The specification of XDG directories: relative paths are to be ignored.
@@ -247,6 +284,7 @@ struct StoredKeys {
     secret_key: SecretText,
 }
 
+const NO_HOME: &str = "neither XDG_STATE_HOME nor HOME is set";
 const CREDENTIALS: &str = "credentials";
 const INSTALLATION: &str = "installation";
 const FILE_BYTES_MAX: u64 = 64 << 10;
@@ -325,6 +363,38 @@ mod tests {
             error.contains("damaged") && !error.contains("hunter2"),
             "{error}"
         );
+    }
+
+    #[test]
+    fn sec_secrets_a_key_file_of_another_user_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let state = open(dir.path());
+        state.keys(&Entropy::system()).unwrap();
+        if std::os::unix::fs::chown(state.credentials_path(), Some(12_345), None).is_err() {
+            println!("skipped: credentials::another_user: only root can give files away");
+            return;
+        }
+        let error = state.existing_keys().unwrap_err();
+        assert!(matches!(error, StateError::Foreign { owner: 12_345, .. }));
+        assert!(error.to_string().contains("chown"), "{error}");
+    }
+
+    #[test]
+    fn looking_for_keys_makes_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let chosen = dir.path().join("a");
+        let state = StateDir::find(Some(&chosen), &Places::default()).unwrap();
+        let error = state.existing_keys().unwrap_err();
+        assert!(matches!(error, StateError::NoKeys { .. }), "{error}");
+        assert!(!chosen.exists());
+        let places = Places {
+            xdg_state_home: Some(dir.path().join("xdg")),
+            home: Some(dir.path().join("home")),
+        };
+        let kept = open(&dir.path().join("home/.local/state/lobos"));
+        let keys = kept.keys(&Entropy::system()).unwrap();
+        let found = StateDir::find(None, &places).unwrap();
+        assert_eq!(found.existing_keys().unwrap().access_key, keys.access_key);
     }
 
     #[test]

@@ -46,9 +46,22 @@ pub const DELETE_XML_BYTES_MAX: usize = 8 << 20;
 pub const COMPLETE_XML_BYTES_MAX: usize = 4 << 20;
 /// Nesting of elements in an XML body.
 pub const XML_DEPTH_MAX: usize = 16;
-/// Elements of an XML body, each of which takes some 200 bytes once it is read: enough for 10,000
-/// parts with all that S3 knows of a part.
+/// Elements of an XML body: enough for 10,000 parts with all that S3 knows of a part.
 pub const XML_ELEMENTS_MAX: usize = 128 << 10;
+/// Bytes of an XML body for each of its elements, on average: bodies with more elements are
+/// refused, so that a body's length says how much memory it takes. `<a>1</a>` has them.
+pub const XML_ELEMENT_BYTES_MIN: usize = 8;
+/// What one element takes in memory once it is read, beside its text.
+pub const XML_ELEMENT_MEMORY_BYTES: usize = 240;
+/// How often the bytes of an XML body are in memory, at most: the body, its text in the tree (in
+/// buffers that double), what the verb keeps of it, and a reply that repeats it with each byte
+/// escaped as six. Not all of them at once.
+pub const XML_COPIES_MAX: usize = 8;
+/// What one key or common prefix of a listing takes, the entry and its lines with each of the key's
+/// bytes escaped as six.
+pub const LIST_ITEM_MEMORY_BYTES: usize = 8 << 10;
+/// The same for what is not named by a key: a part, a bucket.
+pub const LIST_SHORT_ITEM_MEMORY_BYTES: usize = 512;
 /// Extension bytes and digits of one aws-chunked chunk header line.
 pub const CHUNK_LINE_BYTES_MAX: usize = 1024;
 /// All trailer lines of one aws-chunked body.

@@ -58,6 +58,8 @@ pub struct Pace {
     body_left: Cell<bool>,
     /// Bytes written since the last tick.
     written_bytes: Cell<u64>,
+    /// Bytes of replies that HTTP/2 has taken from us and perhaps not yet written.
+    unsent_bytes: Cell<u64>,
     writes: Flow,
     bodies: RefCell<Vec<Rc<BodyFlow>>>,
     replies: RefCell<Vec<Rc<Flow>>>,
@@ -101,6 +103,7 @@ impl Pace {
             lingering: Cell::new(false),
             body_left: Cell::new(false),
             written_bytes: Cell::new(0),
+            unsent_bytes: Cell::new(0),
             writes: Flow::default(),
             bodies: RefCell::default(),
             replies: RefCell::default(),
@@ -155,6 +158,8 @@ impl Pace {
                 let bytes = u64::try_from(bytes).unwrap_or(u64::MAX);
                 self.written_bytes
                     .set(self.written_bytes.get().saturating_add(bytes));
+                self.unsent_bytes
+                    .set(self.unsent_bytes.get().saturating_sub(bytes));
                 self.writes.moved(bytes);
                 self.metrics.sent_bytes.add(bytes);
             }
@@ -215,8 +220,9 @@ impl Pace {
         if self.head_open.get() {
             return count(&self.head_ticks, limits.head).then_some(Cut::SlowHead);
         }
-        // What is left of the last reply may still be on its way.
-        if self.writes.waiting.get() || written > limits.rate_bytes {
+        // What is left of the last reply may still be on its way; answers to pings are no reply.
+        let may_be_reply = !self.http2.get() || self.unsent_bytes.get() > 0;
+        if may_be_reply && (self.writes.waiting.get() || written > limits.rate_bytes) {
             self.idle_ticks.set(0);
             return None;
         }
@@ -410,7 +416,10 @@ impl<B: Body<Data = Bytes> + Unpin> Body for PacedReply<B> {
                 Poll::Pending => clock.waiting.set(false),
                 Poll::Ready(Some(Ok(frame))) => {
                     let bytes = frame.data_ref().map_or(0, Bytes::len);
-                    clock.moved(u64::try_from(bytes).unwrap_or(u64::MAX));
+                    let bytes = u64::try_from(bytes).unwrap_or(u64::MAX);
+                    let unsent = &this.exchange.pace.unsent_bytes;
+                    unsent.set(unsent.get().saturating_add(bytes));
+                    clock.moved(bytes);
                     clock.wait();
                 }
                 Poll::Ready(_) => {}
@@ -582,6 +591,31 @@ mod tests {
             pace.note_write(Poll::Pending);
         };
         assert_eq!(cut_at(&pace, 1000, step), None);
+    }
+
+    #[test]
+    fn p13_answers_to_pings_do_not_keep_an_idle_connection() {
+        let pace = pace();
+        pace.set_http2();
+        drop(pace.begin());
+        let pings = || {
+            pace.note_read(4096);
+            pace.note_write(Poll::Ready(4096));
+        };
+        assert_eq!(cut_at(&pace, 200, pings), Some((61, Cut::Idle)));
+    }
+
+    #[test]
+    fn p13_the_rest_of_a_reply_of_http2_does_not_count_as_idle() {
+        let pace = pace();
+        pace.set_http2();
+        drop(pace.begin());
+        pace.unsent_bytes.set(1100 * 100);
+        let rest = || {
+            pace.note_write(Poll::Ready(1100));
+            pace.note_write(Poll::Pending);
+        };
+        assert_eq!(cut_at(&pace, 99, rest), None);
     }
 
     #[test]

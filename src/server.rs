@@ -1,6 +1,7 @@
 //! Start and stop: listeners in, sockets out to the shards, signals, the end.
 
 use std::io;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -288,12 +289,17 @@ fn facts(
         tls: config.tls.is_some(),
         metrics: scraped.map(address),
         buckets,
-        root: config.filesystem.root.clone(),
+        root: config.filesystem.root.as_deref().map(resolved),
         store,
         durability: config.filesystem.durability,
         region: config.server.region.clone(),
         access,
     }
+}
+
+/// The whole path, so that the banner says the same wherever it is read.
+fn resolved(dir: &Path) -> PathBuf {
+    dir.canonicalize().unwrap_or_else(|_| dir.into())
 }
 
 fn store_facts(said: &config::Blob, engine: &BlobEngine) -> Store {

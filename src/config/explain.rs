@@ -21,27 +21,50 @@ pub(super) fn explain(name: &str, source: &str, error: &toml::de::Error) -> Stri
     )
 }
 
-/// Puts file and line before a message about a value whose full key it names in back quotes.
+/// Puts file and line before a message about a value whose full key it names in back quotes. The
+/// key of what stands below the second `[[auth.user]]` begins with `auth.user[2]`.
 pub(super) fn locate(name: &str, source: &str, message: &str) -> String {
     let named = message.split('`').skip(1).step_by(2);
-    let line = named.filter_map(|key| line_of(source, key)).next();
+    let line = named.filter_map(|key| nearest_line(source, key)).next();
     match line {
         Some((line, text)) => format!("{name}, line {line}: {message}\n  {text}"),
         None => message.to_owned(),
     }
 }
 
-/// Number and text of the line that sets a dotted key.
+/// The line of a dotted key, or of the one that it is inside of: tables may be written in a line.
+fn nearest_line<'a>(source: &'a str, key: &str) -> Option<(usize, &'a str)> {
+    let above = || nearest_line(source, key.rsplit_once('.')?.0);
+    line_of(source, key).or_else(above)
+}
+
+/// Number and text of the line that sets a dotted key, or that opens a section of that name.
 fn line_of<'a>(source: &'a str, key: &str) -> Option<(usize, &'a str)> {
-    let starts = source.split_inclusive('\n').scan(0, |at, line| {
-        let start = *at;
-        *at += line.len();
-        Some(start)
-    });
-    starts
-        .map(|at| Place::of(source, at))
-        .find(|place| place.key().is_some_and(|found| found == key))
-        .map(|place| (place.line, place.text))
+    let mut section = String::new();
+    let mut lists = Vec::new();
+    let is_it = |(_, line): &(usize, &str)| {
+        if let Some(name) = section_of(line) {
+            section = name.to_owned();
+            if line.trim_start().starts_with("[[") {
+                lists.push(name.to_owned());
+                let count = lists.iter().filter(|list| *list == name).count();
+                section = format!("{name}[{count}]");
+            }
+            return section == key;
+        }
+        let set = line.split_once('=').map(|(set, _)| set.trim());
+        let set = set.map(|set| set.trim_matches(['"', '\'']));
+        set.is_some_and(|set| match section.as_str() {
+            "" => set == key,
+            section => {
+                key.strip_prefix(section)
+                    .and_then(|key| key.strip_prefix('.'))
+                    == Some(set)
+            }
+        })
+    };
+    let (index, line) = source.lines().enumerate().find(is_it)?;
+    Some((index + 1, line))
 }
 
 /// The parser speaks of Rust's types where people write TOML's.
@@ -207,6 +230,27 @@ mod tests {
             locate("lobos.cfg", source, "no `such.key`"),
             "no `such.key`"
         );
+    }
+
+    #[test]
+    fn a_key_of_a_list_or_of_a_table_in_a_line_is_found() {
+        let source = "[[auth.user]]\nname = \"a\"\n[[auth.user]]\nname = \"b\"\n\
+                      [filesystem]\nbuckets = { \"A B\" = \"x\" }\n";
+        let line = |key: &str| {
+            let text = locate("lobos.cfg", source, &format!("`{key}` is wrong"));
+            text.lines().last().map(str::to_owned).unwrap_or_default()
+        };
+        assert_eq!(line("auth.user[2].name"), "  name = \"b\"");
+        assert_eq!(line("auth.user[2].secret_key"), "  [[auth.user]]");
+        assert_eq!(
+            line("filesystem.buckets.A B"),
+            "  buckets = { \"A B\" = \"x\" }"
+        );
+        assert_eq!(line("filesystem.root"), "  [filesystem]");
+        assert_eq!(line("tls.cert"), "`tls.cert` is wrong");
+        let quoted = "[filesystem.buckets]\n'A.B' = \"x\"\n";
+        let text = locate("lobos.cfg", quoted, "`filesystem.buckets.A.B` is wrong");
+        assert!(text.contains("line 2"), "{text}");
     }
 
     #[test]

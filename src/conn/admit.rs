@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use http::header::{self, HeaderName};
+use http::header::{self, HeaderMap, HeaderName};
 use http::request::Parts;
 use http::{HeaderValue, Method, Version};
 
@@ -43,11 +43,18 @@ pub(super) fn admit(
         };
     }
     if let Some(rules) = open
-        && check_open(rules, local, head)? == Page::Foreign
+        && check_open(rules, local, &head.method, &head.headers)? == Page::Foreign
     {
         head.extensions.insert(ForeignPage);
     }
     Ok(Admitted::Request)
+}
+
+impl OpenRules {
+    /// Whether a request with these headers came by a name of this server and from no foreign page.
+    pub(crate) fn is_from_here(&self, local: &Local, method: &Method, headers: &HeaderMap) -> bool {
+        matches!(check_open(self, local, method, headers), Ok(Page::Local))
+    }
 }
 
 fn check_size(head: &Parts) -> Result<(), S3Error> {
@@ -132,8 +139,12 @@ enum Page {
     Foreign,
 }
 
-fn check_open(rules: &OpenRules, local: &Local, head: &Parts) -> Result<Page, S3Error> {
-    let headers = &head.headers;
+fn check_open(
+    rules: &OpenRules,
+    local: &Local,
+    method: &Method,
+    headers: &HeaderMap,
+) -> Result<Page, S3Error> {
     let host = headers
         .get(header::HOST)
         .and_then(|host| host.to_str().ok());
@@ -147,7 +158,7 @@ fn check_open(rules: &OpenRules, local: &Local, head: &Parts) -> Result<Page, S3
     }
     let mut origins = headers.get_all(header::ORIGIN).iter();
     match (origins.next(), origins.next()) {
-        (None, _) if posts_across_sites(head) => Ok(Page::Foreign),
+        (None, _) if posts_across_sites(method, headers) => Ok(Page::Foreign),
         (None, _) => Ok(Page::Local),
         (Some(origin), None) if origin_host(origin).is_some_and(is_loopback) => Ok(Page::Local),
         (Some(_), None) => Ok(Page::Foreign),
@@ -157,9 +168,9 @@ fn check_open(rules: &OpenRules, local: &Local, head: &Parts) -> Result<Page, S3
 
 /// A form needs no permission of the server it is sent to, and a browser may be told to leave the
 /// Origin out; that the page is of another site it says nevertheless.
-fn posts_across_sites(head: &Parts) -> bool {
-    let reads = matches!(head.method, Method::GET | Method::HEAD);
-    let site = head.headers.get("sec-fetch-site");
+fn posts_across_sites(method: &Method, headers: &HeaderMap) -> bool {
+    let reads = matches!(*method, Method::GET | Method::HEAD);
+    let site = headers.get("sec-fetch-site");
     !reads && site.is_some_and(|site| site == "cross-site")
 }
 
@@ -173,10 +184,11 @@ fn is_ours(rules: &OpenRules, local: &Local, host: &str) -> bool {
         || local.ip.is_some_and(|ip| known(&ip.to_string()))
 }
 
-/// The scheme is stripped, `null` has none.
+/// The host of a page that came from a server. `null` names none, and in an origin of another
+/// scheme (a browser's extension) what stands for the host is a name that anybody may choose.
 fn origin_host(origin: &HeaderValue) -> Option<&str> {
-    let (_, host) = origin.to_str().ok()?.split_once("://")?;
-    Some(without_port(host))
+    let (scheme, host) = origin.to_str().ok()?.split_once("://")?;
+    matches!(scheme, "http" | "https").then(|| without_port(host))
 }
 
 fn is_loopback(host: &str) -> bool {
@@ -368,6 +380,8 @@ mod tests {
             "http://localhost.evil.example",
             "",
             "file://",
+            "chrome-extension://localhost",
+            "moz-extension://127.0.0.1",
         ] {
             let headers = [("host", "localhost"), ("origin", page)];
             assert_eq!(verdict(&headers), (true, true), "{page}");

@@ -16,12 +16,24 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::Semaphore;
 
 use super::exposition::{self, Format};
+use crate::conn::OpenRules;
 use crate::listen::Listener;
-use crate::s3::S3;
+use crate::s3::{Local, S3};
 use crate::shard::Socket;
+
+/// What answers a scrape: the numbers, and the names under which they may be asked for. Nobody has
+/// to sign here, so that a browser must not be able to ask for a foreign page.
+struct Endpoint {
+    s3: Arc<S3>,
+    rules: OpenRules,
+}
 
 /// Answers scrapes until it is dropped.
 pub(super) async fn serve(listener: Listener, s3: Arc<S3>) {
+    let rules = OpenRules {
+        domains: s3.domains().to_vec(),
+    };
+    let endpoint = Rc::new(Endpoint { s3, rules });
     let name = listener.name().to_owned();
     let listener = match listener.watch() {
         Ok(listener) => listener,
@@ -35,23 +47,23 @@ pub(super) async fn serve(listener: Listener, s3: Arc<S3>) {
         let Ok(place) = Arc::clone(&places).acquire_owned().await else {
             return;
         };
-        let socket = match listener.accept().await {
-            Ok((socket, _)) => socket,
+        let (socket, local) = match listener.accept().await {
+            Ok(accepted) => accepted,
             Err(error) => {
                 tracing::debug!(%name, %error, "metrics: accepting a connection failed");
                 tokio::time::sleep(ACCEPT_PAUSE).await;
                 continue;
             }
         };
-        let s3 = Arc::clone(&s3);
+        let endpoint = Rc::clone(&endpoint);
         tokio::task::spawn_local(async move {
             let served = match socket {
                 Socket::Tcp(socket) => match tokio::net::TcpStream::from_std(socket) {
-                    Ok(stream) => connection(stream, s3).await,
+                    Ok(stream) => connection(stream, endpoint, Arc::new(local)).await,
                     Err(_) => return,
                 },
                 Socket::Unix(socket) => match tokio::net::UnixStream::from_std(socket) {
-                    Ok(stream) => connection(stream, s3).await,
+                    Ok(stream) => connection(stream, endpoint, Arc::new(local)).await,
                     Err(_) => return,
                 },
             };
@@ -64,14 +76,13 @@ pub(super) async fn serve(listener: Listener, s3: Arc<S3>) {
 }
 
 /// Serves one connection, at most for [`CONNECTION_MAX`].
-async fn connection<S>(stream: S, s3: Arc<S3>) -> Result<(), ()>
+async fn connection<S>(stream: S, endpoint: Rc<Endpoint>, local: Arc<Local>) -> Result<(), ()>
 where
     S: AsyncRead + AsyncWrite + Unpin + 'static,
 {
-    let s3 = Rc::new(s3);
     let service = service_fn(move |request| {
-        let s3 = Rc::clone(&s3);
-        async move { Ok::<_, Infallible>(answer(&s3, &request)) }
+        let reply = answer(&endpoint, &local, &request);
+        async move { Ok::<_, Infallible>(reply) }
     });
     let served = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
@@ -84,7 +95,17 @@ where
     }
 }
 
-fn answer(s3: &S3, request: &Request<Incoming>) -> Response<Full<Bytes>> {
+fn answer(
+    endpoint: &Endpoint,
+    local: &Local,
+    request: &Request<Incoming>,
+) -> Response<Full<Bytes>> {
+    if !endpoint
+        .rules
+        .is_from_here(local, request.method(), request.headers())
+    {
+        return plain(StatusCode::FORBIDDEN, FOREIGN);
+    }
     if request.uri().path() != "/metrics" {
         return plain(StatusCode::NOT_FOUND, "the metrics are at /metrics\n");
     }
@@ -96,7 +117,7 @@ fn answer(s3: &S3, request: &Request<Incoming>) -> Response<Full<Bytes>> {
     }
     let accept = request.headers().get(ACCEPT);
     let format = Format::wanted(accept.and_then(|accept| accept.to_str().ok()).unwrap_or(""));
-    let mut reply = Response::new(Full::from(exposition::page(s3, format)));
+    let mut reply = Response::new(Full::from(exposition::page(&endpoint.s3, format)));
     let headers = reply.headers_mut();
     headers.insert(
         CONTENT_TYPE,
@@ -114,6 +135,8 @@ fn plain(status: StatusCode, text: &'static str) -> Response<Full<Bytes>> {
     reply
 }
 
+const FOREIGN: &str = "the metrics are answered under loopback names, the address of the server \
+                       and the names in server.domains, and not to pages of other origins\n";
 /// A scraper and a few people who look.
 const CONNECTIONS_MAX: usize = 16;
 const HEAD_MAX: Duration = Duration::from_secs(10);

@@ -2,15 +2,15 @@
 
 use http::header;
 
-use super::Call;
 use super::checksum;
 use super::error::S3Error;
 use super::get::{missing, refuse_other_versions};
 use super::reply::{self, Reply};
 use super::request::ObjectRef;
 use super::xml::Writer;
+use super::{Call, reserve_bytes};
 use crate::engine::{Bucket, Checksum, Entry};
-use crate::limits::LIST_ITEMS_MAX;
+use crate::limits::{LIST_ITEMS_MAX, LIST_SHORT_ITEM_MEMORY_BYTES};
 
 const HEADER: &str = "x-amz-object-attributes";
 const NAMES: [&str; 5] = [
@@ -34,6 +34,7 @@ pub(super) async fn object(
         .head(&object.key)
         .await
         .map_err(|error| missing(error, object))?;
+    let room = reserve_bytes(call.s3, LIST_ITEMS_MAX * LIST_SHORT_ITEM_MEMORY_BYTES).await?;
     let mut page = Writer::document("GetObjectAttributesResponse");
     if wants("ETag") {
         page.leaf("ETag", entry.etag.as_str());
@@ -55,7 +56,7 @@ pub(super) async fn object(
     if wants("ObjectSize") {
         page.number("ObjectSize", entry.size_bytes);
     }
-    let mut reply = reply::xml(page.finish("GetObjectAttributesResponse"));
+    let mut reply = reply::large_xml(page.finish("GetObjectAttributesResponse"), room);
     let modified = httpdate::fmt_http_date(entry.modified.to_system_time());
     reply::insert(reply.headers_mut(), header::LAST_MODIFIED, &modified);
     Ok(reply)

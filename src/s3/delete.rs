@@ -39,9 +39,10 @@ pub(super) async fn object(
 
 /// DeleteObjects: up to 1,000 keys, each with an answer of its own.
 pub(super) async fn objects(call: Call<'_>, access: &Access<'_>) -> Result<Reply, S3Error> {
-    let (payload, _room) = call.payload(Want::default()).await?;
+    let (payload, room) = call.payload(Want::default()).await?;
     let body = payload.collect(DELETE_XML_BYTES_MAX).await?;
     let order = Order::parse(&body)?;
+    drop(body);
     let mut page = Writer::document("DeleteResult");
     let mut outcomes = stream::iter(&order.lines)
         .map(|line| async move { (line, delete_line(access, line).await) })
@@ -69,7 +70,7 @@ pub(super) async fn objects(call: Call<'_>, access: &Access<'_>) -> Result<Reply
             }
         }
     }
-    Ok(reply::xml(page.finish("DeleteResult")))
+    Ok(reply::large_xml(page.finish("DeleteResult"), room))
 }
 
 /// Concurrent deletes share directory syncs.

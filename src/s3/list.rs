@@ -4,15 +4,16 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
-use super::Call;
 use super::authorize::owner_id;
 use super::error::S3Error;
 use super::reply::{self, Reply};
 use super::xml::Writer;
+use super::{Call, reserve_bytes};
+use crate::budget::Permit;
 use crate::engine::{
     Bucket, BucketName, Checksum, Entry, ObjectKey, Resume, ScanItem, ScanPage, ScanPlan,
 };
-use crate::limits::LIST_ITEMS_MAX;
+use crate::limits::{HEAD_BYTES_MAX, LIST_ITEM_MEMORY_BYTES, LIST_ITEMS_MAX, XML_COPIES_MAX};
 
 /// ListObjects, the first version: pages go on at a key, `marker`.
 pub(super) async fn objects_v1(
@@ -22,6 +23,7 @@ pub(super) async fn objects_v1(
 ) -> Result<Reply, S3Error> {
     let asked = Asked::parse(call)?;
     let marker = call.query.get("marker").unwrap_or("");
+    let room = asked.room(call).await?;
     let page = bucket.scan(&asked.plan(asked.resume_at(marker))).await?;
     let mut out = asked.start(call, "ListBucketResult", name, &page).await?;
     out.xml.leaf("Marker", &asked.shown(marker));
@@ -33,7 +35,7 @@ pub(super) async fn objects_v1(
     }
     let owner = Owner::of(call, bucket).await?;
     out.items(&asked, &page, Some(&owner), false);
-    Ok(reply::xml(out.xml.finish("ListBucketResult")))
+    Ok(reply::large_xml(out.xml.finish("ListBucketResult"), room))
 }
 
 /// ListObjectsV2: pages go on at an opaque token.
@@ -49,6 +51,7 @@ pub(super) async fn objects_v2(
         Some(token) => Some(decode_token(token)?),
         None => start_after.and_then(|after| asked.resume_at(after)),
     };
+    let room = asked.room(call).await?;
     let page = bucket.scan(&asked.plan(resume)).await?;
     let mut out = asked.start(call, "ListBucketResult", name, &page).await?;
     out.xml.number("MaxKeys", asked.limit as u64);
@@ -67,7 +70,7 @@ pub(super) async fn objects_v2(
         _ => None,
     };
     out.items(&asked, &page, owner.as_ref(), false);
-    Ok(reply::xml(out.xml.finish("ListBucketResult")))
+    Ok(reply::large_xml(out.xml.finish("ListBucketResult"), room))
 }
 
 /// ListObjectVersions of a bucket without versioning: every object is its only version, `null`.
@@ -86,6 +89,7 @@ pub(super) async fn versions(
             version_marker.unwrap_or(""),
         ));
     }
+    let room = asked.room(call).await?;
     let page = bucket
         .scan(&asked.plan(asked.resume_at(key_marker)))
         .await?;
@@ -102,7 +106,7 @@ pub(super) async fn versions(
     }
     let owner = Owner::of(call, bucket).await?;
     out.items(&asked, &page, Some(&owner), true);
-    Ok(reply::xml(out.xml.finish("ListVersionsResult")))
+    Ok(reply::large_xml(out.xml.finish("ListVersionsResult"), room))
 }
 
 /// The parameters that all listings share.
@@ -142,6 +146,13 @@ impl<'a> Asked<'a> {
             limit: usize::try_from(limit).unwrap_or(LIST_ITEMS_MAX),
             encode,
         })
+    }
+
+    /// Memory for a page of this listing, reserved before it is looked for. What the request says
+    /// is repeated in it.
+    pub(super) async fn room(&self, call: &Call<'_>) -> Result<Permit, S3Error> {
+        let echoed = HEAD_BYTES_MAX * XML_COPIES_MAX;
+        reserve_bytes(call.s3, echoed + self.limit * LIST_ITEM_MEMORY_BYTES).await
     }
 
     /// A marker that is itself a common prefix of this listing (as `NextMarker` may be) resumes

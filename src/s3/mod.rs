@@ -67,9 +67,10 @@ use reply::{Reply, error as error_reply};
 use request::{ObjectRef, Query, Target};
 use route::Operation;
 
-use crate::budget::Budget;
+use crate::budget::{Budget, Permit};
 use crate::clock::{Clock, Entropy};
 use crate::engine::Engines;
+use crate::limits;
 use crate::metrics::Metrics;
 
 /// What the S3 layer is made of.
@@ -141,6 +142,11 @@ impl S3 {
 
     pub fn engines(&self) -> &Engines {
         &self.engines
+    }
+
+    /// Names under which the server is reached.
+    pub fn domains(&self) -> &[Box<str>] {
+        &self.domains
     }
 
     /// What this process counts.
@@ -222,6 +228,7 @@ pub fn refuse(s3: &S3, error: &S3Error, head: &Parts) -> Response<ReplyBody> {
 /// What every reply carries: its id, and the word that keeps browsers from guessing that what
 /// somebody stored is a page.
 fn label(reply: &mut Reply, id: &RequestId) {
+    reply.body_mut().set_request_id(*id);
     let headers = reply.headers_mut();
     headers.insert("x-amz-request-id", id.header());
     let nosniff = HeaderValue::from_static("nosniff");
@@ -384,31 +391,64 @@ impl Call<'_> {
         self.head.headers.get(name)?.to_str().ok()
     }
 
-    /// The verified body. Its share of the memory for bodies is reserved before its first byte
-    /// is read.
-    async fn payload(self, want: Want) -> Result<(Payload, crate::budget::Permit), S3Error> {
+    /// The verified body of an object or a part, which moves through a window of memory, or that of
+    /// a document, which is held as a whole. Its share of the memory for bodies is reserved before
+    /// its first byte is read.
+    async fn payload(self, want: Want) -> Result<(Payload, Permit), S3Error> {
+        let s3 = self.s3;
+        let payload = self.open(want)?;
+        let size = payload.size_bytes().unwrap_or(u64::MAX);
+        let bytes = match want.md5 {
+            true => window_bytes(size),
+            false => document_bytes(size),
+        };
+        let permit = reserve_bytes(s3, bytes).await?;
+        Ok((payload, permit))
+    }
+
+    /// The verified body of a posted form, whose file moves through a window of memory.
+    async fn form(self) -> Result<(Payload, Permit), S3Error> {
+        let s3 = self.s3;
+        let payload = self.open(Want::default())?;
+        let permit = reserve(s3, payload.size_bytes().unwrap_or(u64::MAX)).await?;
+        Ok((payload, permit))
+    }
+
+    fn open(self, want: Want) -> Result<Payload, S3Error> {
         let Some(body) = self.body.take() else {
             return Err(Code::IncompleteBody.into());
         };
-        let size = body.size_hint().upper().unwrap_or(u64::MAX);
-        let permit = reserve(self.s3, size).await?;
-        Ok((
-            Payload::new(body, self.who.into_payload(), self.head, want)?,
-            permit,
-        ))
+        Payload::new(body, self.who.into_payload(), self.head, want)
     }
 }
 
 /// Room for a request that moves `size_bytes` through memory, at most a window of it at a time.
-async fn reserve(s3: &S3, size_bytes: u64) -> Result<crate::budget::Permit, S3Error> {
-    let window = crate::limits::REQUEST_WINDOW_BYTES;
-    let bytes = usize::try_from(size_bytes)
-        .unwrap_or(usize::MAX)
-        .min(window);
+async fn reserve(s3: &S3, size_bytes: u64) -> Result<Permit, S3Error> {
+    reserve_bytes(s3, window_bytes(size_bytes)).await
+}
+
+/// Room for all that a request will hold at once: it may not ask for more later.
+async fn reserve_bytes(s3: &S3, bytes: usize) -> Result<Permit, S3Error> {
     s3.budget
         .reserve(bytes)
         .await
         .map_err(|_| S3Error::new(Code::SlowDown))
+}
+
+fn window_bytes(size_bytes: u64) -> usize {
+    usize::try_from(size_bytes)
+        .unwrap_or(usize::MAX)
+        .min(limits::REQUEST_WINDOW_BYTES)
+}
+
+/// What an XML body of this size takes while it is read and answered: its bytes several times over,
+/// and the tree. Longer bodies than the longest that a verb takes are refused unread.
+fn document_bytes(size_bytes: u64) -> usize {
+    let size = usize::try_from(size_bytes)
+        .unwrap_or(usize::MAX)
+        .min(limits::DELETE_XML_BYTES_MAX);
+    let elements = (size / limits::XML_ELEMENT_BYTES_MIN).min(limits::XML_ELEMENTS_MAX);
+    size * limits::XML_COPIES_MAX + elements * limits::XML_ELEMENT_MEMORY_BYTES
 }
 
 /// Reads a small body that nobody wanted, so that the connection stays usable. A client

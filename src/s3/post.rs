@@ -11,7 +11,7 @@ use super::checksum::{self, Hasher};
 use super::error::{Code, S3Error};
 use super::form::Form;
 use super::get::missing;
-use super::payload::{Payload, Want};
+use super::payload::Payload;
 use super::post_policy::PostPolicy;
 use super::reply::{self, Reply};
 use super::request::{ObjectRef, parse_key};
@@ -27,7 +27,7 @@ use crate::limits::{POST_FIELDS_BYTES_MAX, PUT_BYTES_MAX};
 pub(super) async fn object(call: Call<'_>, name: &BucketName) -> Result<Reply, S3Error> {
     let (s3, head, local) = (call.s3, call.head, call.local);
     let sender = call.identity().clone();
-    let (payload, _room) = call.payload(Want::default()).await?;
+    let (payload, _room) = call.form().await?;
     let mut form = Form::new(&head.headers, payload)?;
     let (fields, filename) = Fields::read(&mut form, name).await?;
     let who = s3.gate.authenticate_form(&fields.signature(), &sender)?;

@@ -9,6 +9,7 @@ use http::request::Parts;
 use http::{Method, Response, StatusCode};
 use http_body::{Body, Frame, SizeHint};
 
+use super::RequestId;
 use super::error::{Code, S3Error};
 use super::xml::{Writer, xml_can_carry};
 use crate::budget::Permit;
@@ -22,7 +23,9 @@ pub(super) type Reply = Response<ReplyBody>;
 pub struct ReplyBody {
     content: Content,
     /// What the body holds of the server's memory, given back when it is dropped.
-    _permit: Option<Permit>,
+    permit: Option<Permit>,
+    /// Of the request that it answers, for the log.
+    request_id: Option<RequestId>,
 }
 
 #[derive(Debug, Default)]
@@ -40,7 +43,7 @@ impl From<Bytes> for ReplyBody {
     fn from(bytes: Bytes) -> Self {
         Self {
             content: Content::Piece(bytes),
-            _permit: None,
+            ..Self::default()
         }
     }
 }
@@ -52,8 +55,14 @@ impl ReplyBody {
                 stream,
                 left_bytes: size_bytes,
             },
-            _permit: Some(permit),
+            permit: Some(permit),
+            request_id: None,
         }
+    }
+
+    /// Says which request it answers.
+    pub(super) fn set_request_id(&mut self, id: RequestId) {
+        self.request_id = Some(id);
     }
 }
 
@@ -71,7 +80,8 @@ impl Body for ReplyBody {
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, ReplyError>>> {
-        let content = &mut self.get_mut().content;
+        let this = self.get_mut();
+        let (content, request_id) = (&mut this.content, this.request_id);
         match content {
             Content::Empty => Poll::Ready(None),
             Content::Piece(bytes) => {
@@ -90,7 +100,8 @@ impl Body for ReplyBody {
                     Poll::Ready(Some(Ok(Frame::data(bytes))))
                 }
                 Poll::Ready(Some(Err(error))) => {
-                    tracing::warn!(%error, "a reply was cut short");
+                    let id = request_id.as_ref().map_or("", RequestId::as_str);
+                    tracing::warn!(request_id = id, %error, "a reply was cut short");
                     *content = Content::Empty;
                     Poll::Ready(Some(Err(ReplyError(error))))
                 }
@@ -138,6 +149,14 @@ pub(super) fn json(text: String) -> Reply {
     let mut reply = Response::new(ReplyBody::from(Bytes::from(text)));
     let json = HeaderValue::from_static("application/json");
     reply.headers_mut().insert(header::CONTENT_TYPE, json);
+    reply
+}
+
+/// The same for a document that may be large: it keeps of `room` what it takes, until it was sent.
+pub(super) fn large_xml(document: String, mut room: Permit) -> Reply {
+    room.shrink(document.capacity());
+    let mut reply = xml(document);
+    reply.body_mut().permit = Some(room);
     reply
 }
 

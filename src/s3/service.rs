@@ -1,10 +1,11 @@
 //! ListBuckets.
 
-use super::Call;
 use super::authorize::{owner_id, permit_outside, user};
 use super::error::S3Error;
 use super::reply::{self, Reply};
 use super::xml::Writer;
+use super::{Call, reserve_bytes};
+use crate::limits::LIST_SHORT_ITEM_MEMORY_BYTES;
 
 const PAGE_MAX: u32 = 10_000;
 
@@ -41,6 +42,8 @@ pub(super) async fn list_buckets(call: &Call<'_>) -> Result<Reply, S3Error> {
     let next = (buckets.len() > limit)
         .then(|| buckets.get(limit - 1))
         .flatten();
+    let lines = buckets.len().min(limit);
+    let room = reserve_bytes(call.s3, lines * LIST_SHORT_ITEM_MEMORY_BYTES).await?;
     let mut page = Writer::document("ListAllMyBucketsResult");
     page.person("Owner", &user.id, &user.name);
     page.open("Buckets");
@@ -58,5 +61,8 @@ pub(super) async fn list_buckets(call: &Call<'_>) -> Result<Reply, S3Error> {
     if !prefix.is_empty() {
         page.leaf("Prefix", prefix);
     }
-    Ok(reply::xml(page.finish("ListAllMyBucketsResult")))
+    Ok(reply::large_xml(
+        page.finish("ListAllMyBucketsResult"),
+        room,
+    ))
 }

@@ -3,6 +3,7 @@
 use std::convert::Infallible;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 
 use arc_swap::ArcSwap;
@@ -16,7 +17,7 @@ use proptest::sample::{Index, select};
 use super::auth::{Gate, GateSettings, Secret, User, Users};
 use super::request::{self, Local, ObjectRef, Query, Target, copy_source};
 use super::xml::Element;
-use super::{S3, S3Settings, handle, range, virtual_bucket};
+use super::{ReplyBody, S3, S3Settings, handle, range, virtual_bucket};
 use crate::budget::Budget;
 use crate::clock::{Clock, Entropy};
 use crate::engine::fs::{FsEngine, FsSettings, Symlinks};
@@ -79,6 +80,84 @@ async fn p15_a_panic_in_a_request_is_a_500_and_the_service_goes_on() {
         (BUDGET_BYTES - 3) / 1024,
         "one reply is open"
     );
+}
+
+/// A body that notes, when it is first read, how much memory is reserved.
+struct Watched {
+    bytes: Option<Bytes>,
+    budget: Arc<Budget>,
+    reserved: Arc<AtomicUsize>,
+}
+
+impl Body for Watched {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        let this = self.get_mut();
+        let reserved = this.budget.total_bytes() - this.budget.free_bytes();
+        this.reserved.fetch_max(reserved, Ordering::Relaxed);
+        Poll::Ready(this.bytes.take().map(|bytes| Ok(Frame::data(bytes))))
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::with_exact(self.bytes.as_ref().map_or(0, Bytes::len) as u64)
+    }
+}
+
+#[tokio::test]
+async fn p12_a_document_reserves_all_that_it_takes_until_its_answer_is_sent() {
+    let place = tempfile::tempdir().unwrap();
+    let s3 = open_service(place.path()).await;
+    let lines = "<Object><Key>some/key</Key></Object>".repeat(900);
+    let body = Bytes::from(format!("<Delete>{lines}</Delete>"));
+    let size = body.len();
+    let reserved = Arc::new(AtomicUsize::new(0));
+    let watched = Watched {
+        bytes: Some(body),
+        budget: Arc::clone(&s3.budget),
+        reserved: Arc::clone(&reserved),
+    };
+    let post = Request::post("/bucket?delete").header("host", "localhost");
+    let post = post.header("content-length", size);
+    let reply = handle(&s3, &Local::default(), post.body(watched).unwrap()).await;
+    assert_eq!(reply.status(), StatusCode::OK);
+    let tree = 1800 * crate::limits::XML_ELEMENT_MEMORY_BYTES;
+    let reserved = reserved.load(Ordering::Relaxed);
+    assert!(reserved > 8 * size + tree, "{reserved} for {size}");
+    assert_holds_itself(&s3, reply);
+}
+
+#[tokio::test]
+async fn p12_a_listing_holds_memory_until_it_is_sent() {
+    let place = tempfile::tempdir().unwrap();
+    let s3 = open_service(place.path()).await;
+    for number in 0..200 {
+        std::fs::write(place.path().join(format!("bucket/{number}")), "x").unwrap();
+    }
+    for query in ["list-type=2", "", "versions"] {
+        let get = Request::get(format!("/bucket?{query}")).header("host", "localhost");
+        let get = get.body(http_body_util::Empty::<Bytes>::new()).unwrap();
+        let reply = handle(&s3, &Local::default(), get).await;
+        assert_eq!(reply.status(), StatusCode::OK, "{query}");
+        assert_holds_itself(&s3, reply);
+    }
+}
+
+/// All that is reserved is what the reply takes, and it is given back with the reply.
+fn assert_holds_itself(s3: &S3, reply: http::Response<ReplyBody>) {
+    let total = s3.budget.total_bytes();
+    let size = reply.body().size_hint().exact().unwrap();
+    let held = (total - s3.budget.free_bytes()) as u64;
+    assert!(
+        size > 20_000 && held >= size && held < 4 * size,
+        "{held} for {size}"
+    );
+    drop(reply);
+    assert_eq!(s3.budget.free_bytes(), total);
 }
 
 const BUDGET_BYTES: usize = 4 << 20;

@@ -7,7 +7,7 @@ use quick_xml::events::Event;
 
 use super::error::{Code, S3Error};
 use crate::clock::Timestamp;
-use crate::limits::{XML_DEPTH_MAX, XML_ELEMENTS_MAX};
+use crate::limits::{XML_DEPTH_MAX, XML_ELEMENT_BYTES_MIN, XML_ELEMENTS_MAX};
 
 const NAMESPACE: &str = "http://s3.amazonaws.com/doc/2006-03-01/";
 
@@ -106,9 +106,10 @@ impl Writer {
     }
 }
 
-/// `2006-02-03T16:45:09.000Z`.
+/// `2006-02-03T16:45:09.000Z`. Times before 1970 are 1970, as in the headers of HTTP, which know no
+/// others: HEAD and listings must agree.
 fn iso_into(text: &mut String, at: Timestamp) {
-    let millis = at.unix_nanos.div_euclid(1_000_000);
+    let millis = at.unix_nanos.max(0) / 1_000_000;
     let at = jiff::Timestamp::from_millisecond(millis).unwrap_or_default();
     let at = jiff::tz::Offset::UTC.to_datetime(at);
     let pair = |text: &mut String, before: char, value: i8| {
@@ -179,8 +180,8 @@ pub(super) struct Element {
 
 impl Element {
     /// Reads a whole document whose root is `root`. DTDs, processing instructions, unknown
-    /// entities, more than [`XML_DEPTH_MAX`] levels and more than [`XML_ELEMENTS_MAX`] elements are
-    /// `MalformedXML`.
+    /// entities, more than [`XML_DEPTH_MAX`] levels, more than [`XML_ELEMENTS_MAX`] elements and
+    /// more than one for [`XML_ELEMENT_BYTES_MIN`] bytes are `MalformedXML`.
     pub(super) fn parse(bytes: &[u8], root: &str) -> Result<Self, S3Error> {
         let text = std::str::from_utf8(bytes).map_err(|_| malformed("it is not UTF-8"))?;
         let mut reader = Reader::from_str(text);
@@ -188,12 +189,14 @@ impl Element {
         let mut open: Vec<Self> = Vec::new();
         let mut done: Option<Self> = None;
         let mut elements = 0;
+        let dense = bytes.len() / XML_ELEMENT_BYTES_MIN + XML_ELEMENTS_FREE;
+        let elements_max = XML_ELEMENTS_MAX.min(dense);
         loop {
             let event = reader
                 .read_event()
                 .map_err(|error| malformed(&error.to_string()))?;
             elements += usize::from(matches!(event, Event::Start(_) | Event::Empty(_)));
-            if elements > XML_ELEMENTS_MAX {
+            if elements > elements_max {
                 return Err(malformed("it has too many elements"));
             }
             let closed = match event {
@@ -233,7 +236,7 @@ impl Element {
             };
             if let Some(element) = closed {
                 match open.last_mut() {
-                    Some(parent) => parent.children.push(element),
+                    Some(parent) => parent.adopt(element),
                     None if done.is_none() => done = Some(element),
                     None => return Err(malformed("it has two roots")),
                 }
@@ -245,6 +248,14 @@ impl Element {
                 "its root is not one whole {root} element"
             ))),
         }
+    }
+
+    /// Most elements have one child or none, for which a vector would make room for four.
+    fn adopt(&mut self, child: Self) {
+        if self.children.is_empty() {
+            self.children.reserve_exact(1);
+        }
+        self.children.push(child);
     }
 
     pub(super) fn child(&self, name: &str) -> Option<&Self> {
@@ -283,6 +294,9 @@ impl Element {
         }
     }
 }
+
+/// So few elements are never too many for a body's length.
+const XML_ELEMENTS_FREE: usize = 16;
 
 /// `MalformedXML` with what is wrong behind S3's own sentence.
 pub(super) fn malformed(why: &str) -> S3Error {
@@ -336,8 +350,22 @@ mod tests {
     }
 
     #[test]
+    fn a_time_before_1970_is_the_one_that_headers_show() {
+        let at = Timestamp::from_unix_nanos(-86_400_000_000_001);
+        let mut writer = Writer::document("Root");
+        writer.time("At", at);
+        let text = writer.finish("Root");
+        assert!(text.contains("<At>1970-01-01T00:00:00.000Z</At>"), "{text}");
+        assert_eq!(
+            httpdate::fmt_http_date(at.to_system_time()),
+            "Thu, 01 Jan 1970 00:00:00 GMT"
+        );
+    }
+
+    #[test]
     fn sec_xml_bombs_and_foreign_documents_are_malformed() {
         let deep = format!("<Root>{}{}</Root>", "<a>".repeat(40), "</a>".repeat(40));
+        let dense = format!("<Root>{}</Root>", "<a/>".repeat(40));
         for body in [
             "",
             "text",
@@ -351,6 +379,7 @@ mod tests {
             "<?php x ?><Root/>",
             "<Root><a></Root></a>",
             &deep,
+            &dense,
         ] {
             let error = Element::parse(body.as_bytes(), "Root").unwrap_err();
             assert_eq!(error.code, Code::MalformedXML, "{body}");

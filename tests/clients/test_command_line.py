@@ -197,6 +197,47 @@ def credentials(printed):
     return key.group(1), secret.group(1)
 
 
+def test_the_keys_of_the_environment_are_the_ones_that_are_printed(lobos, tmp_path):
+    root = {"LOBOS_ROOT_USER": "theenvuser", "LOBOS_ROOT_PASSWORD": "the-secret-of-the-environment"}
+    state = tmp_path / "nowhere"
+    status, printed, error = lobos("credentials", "--state-dir", state, **root)
+    assert status == 0, error
+    assert credentials(printed) == ("theenvuser", "the-secret-of-the-environment")
+    status, _, error = lobos("credentials", "--state-dir", state)
+    assert status == 1 and "no key pair" in error
+    assert not state.exists(), "asking makes nothing"
+
+
+@pytest.mark.parametrize("text, line, words", [
+    ('[filesystem.buckets]\nAB = "x"\n', 2, "`filesystem.buckets.AB`"),
+    ('[filesystem.buckets]\ndemo = "x"\n[[auth.user]]\nname = "a"\naccess_key = "aaa"\n'
+     'secret_key = "long enough"\n[[auth.user]]\nname = "b"\naccess_key = "bbb"\n'
+     'secret_key = "short"\n', 10, "`auth.user[2].secret_key`"),
+    ('[filesystem.buckets]\ndemo = "x"\n[auth.root]\naccess_key = "aaa"\n'
+     'secret_key = "longenough"\nsecret_key_file = "x"\n', 5, "`auth.root.secret_key_file`"),
+    ('[filesystem.buckets]\ndemo = "x"\n[server]\nlisten = "0.0.0.0:0"\nauth = false\n', 5,
+     "`server.auth`"),
+    ('[filesystem.buckets]\ndemo = "x"\n[tls]\ncert = "missing"\nkey = "k"\n', 4, "`tls.cert`"),
+])
+def test_an_error_in_the_file_names_line_and_key(lobos, tmp_path, text, line, words):
+    config = tmp_path / "lobos.cfg"
+    config.write_text(text.replace("long enough", "longenough"))
+    status, _, error = lobos("check-config", "-c", config)
+    assert status == 1 and f"line {line}:" in error and words in error, error
+
+
+def test_secrets_that_everybody_can_read_are_a_warning(lobos, tmp_path):
+    config = tmp_path / "lobos.cfg"
+    config.write_text('[filesystem.buckets]\ndemo = "x"\n[auth.root]\naccess_key = "aaa"\n'
+                      'secret_key = "longenough"\n')
+    config.chmod(0o640)
+    status, _, error = lobos("check-config", "-c", config)
+    assert (status, error) == (0, "")
+    config.chmod(0o644)
+    status, _, error = lobos("check-config", "-c", config)
+    assert status == 0 and "chmod o-rwx" in error and "longenough" not in error
+
+
 def test_an_unwritable_state_directory_names_the_flag(lobos, tmp_path):
     (tmp_path / "file").write_text("")
     status, _, error = lobos("serve", tmp_path / "demo", "--listen", "127.0.0.1:0",
@@ -319,6 +360,12 @@ def test_sigterm_finishes_what_is_in_flight(start, tmp_path, payload):
     connection.close()
     assert server.process.wait(20) == 0
     assert (tmp_path / "demo" / "k").read_bytes() == data
+
+
+def test_a_comma_in_a_path_is_part_of_it(start, tmp_path):
+    server = start("serve", "--bucket", f"pics={tmp_path}/a,b", "--listen", "127.0.0.1:0")
+    server.client().put_object(Bucket="pics", Key="k", Body=b"x")
+    assert (tmp_path / "a,b" / "k").read_bytes() == b"x"
 
 
 def test_the_root_user_of_other_servers_is_accepted(start, tmp_path):

@@ -127,6 +127,30 @@ def test_other_paths_and_methods_are_refused(scraped):
         assert refused.value.code == status
 
 
+def test_sec_dns_rebinding_foreign_names_and_pages_get_no_metrics(start, tmp_path):
+    config = write_config(tmp_path, 'listen = "127.0.0.1:0"')
+    config.write_text(config.read_text().replace("[server]", '[server]\ndomains = ["s3.test"]'))
+    server = start("-c", config)
+    url = re.search(r"^metrics: (http://\S+/metrics)$", server.printed(), re.M)[1]
+    port = url.split(":")[2].split("/")[0]
+    for headers, status in [
+        ({"Host": f"localhost:{port}"}, 200),
+        ({"Host": f"127.0.0.1:{port}", "Origin": "http://localhost:3000"}, 200),
+        ({"Host": f"s3.test:{port}"}, 200),
+        ({"Host": "evil.example"}, 403),
+        ({"Host": "10.0.0.1"}, 403),
+        ({"Origin": "http://evil.example"}, 403),
+        ({"Origin": "null"}, 403),
+        ({"Origin": "chrome-extension://localhost"}, 403),
+    ]:
+        request = urllib.request.Request(url, headers=headers)
+        try:
+            found = urllib.request.urlopen(request, timeout=10).status
+        except urllib.error.HTTPError as refused:
+            found = refused.code
+        assert found == status, headers
+
+
 def test_a_configured_port_that_is_taken_is_an_error(start, tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         address = "127.0.0.1:%d" % taken.getsockname()[1]

@@ -30,6 +30,8 @@
 
 use std::sync::Arc;
 
+use xxhash_rust::xxh3::xxh3_128;
+
 use super::history::Stamp;
 use crate::clock::Timestamp;
 use crate::engine::{
@@ -41,7 +43,7 @@ use crate::io::files::Stat;
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Record {
     pub(super) guard: Guard,
-    /// `None`: the bytes are not those of an upload; the ETag is made from size and time.
+    /// `None`: the bytes are not those of an upload; the ETag is made from inode, time and size.
     pub(super) etag: Option<ETag>,
     /// `None`: the guard's time.
     pub(super) modified: Option<Timestamp>,
@@ -263,13 +265,25 @@ impl Record {
     }
 }
 
-/// The ETag of bytes that nobody uploaded: 16 hex digits of the modification time, 16 of the size,
-/// `-10001`. The form is that of a multipart ETag because clients take 32 hex digits alone for an
-/// MD5 and compare; the number is one more than S3 allows parts, so that no client can take it for
-/// the number of parts of a real upload and compute one to compare with.
+/// The ETag of bytes that nobody uploaded: 32 hex digits of the XXH3 hash of inode, modification
+/// time and size (8 bytes each, little-endian), `-10001`. Without the inode two files of one size
+/// and time would have one ETag, and tools that compare ETags would take one for the other; the
+/// change time has no part in it, for a change of mode leaves the bytes as they are. The form is
+/// that of a multipart ETag because clients take 32 hex digits alone for an MD5 and compare; the
+/// number is one more than S3 allows parts, so that no client can take it for the number of parts
+/// of a real upload and compute one to compare with.
 pub(super) fn plain_file_etag(stat: &Stat) -> ETag {
-    let (time, size) = (stat.identity.modified_nanos, stat.identity.size_bytes);
-    ETag::new(format!("{time:016x}{size:016x}-10001"))
+    let identity = &stat.identity;
+    let mut state = [0; 24];
+    let fields = [
+        identity.inode.to_le_bytes(),
+        identity.modified_nanos.to_le_bytes(),
+        identity.size_bytes.to_le_bytes(),
+    ];
+    for (room, field) in state.as_chunks_mut().0.iter_mut().zip(fields) {
+        *room = field;
+    }
+    ETag::new(format!("{:032x}-10001", xxh3_128(&state)))
 }
 
 /// What a record keeps of these parts.

@@ -99,7 +99,7 @@ impl FsBucket {
         const DOING: &str = "reading the record of an object";
         let mut bytes = Vec::new();
         let mut record = match files::read_attribute(file, ATTRIBUTE, &mut bytes).doing(DOING)? {
-            Attribute::Found => Record::decode(&bytes).map_err(|_| DAMAGED)?,
+            Attribute::Found => Record::decode(&bytes).map_err(|_| self.damaged(key))?,
             Attribute::Absent => return Ok(None),
             Attribute::Unsupported => {
                 let path = directory(&KeyHash::of(key.as_str()));
@@ -121,6 +121,15 @@ impl FsBucket {
         }
         record.adapt(stat);
         Ok(Some(record))
+    }
+
+    /// Tells the operator which file it is, and what helps: the client learns neither.
+    fn damaged(&self, key: &ObjectKey) -> EngineError {
+        tracing::error!(bucket = %self.name, %key,
+            "the attribute user.lobos of this key's file is damaged, and the key is refused until \
+             it is written again; to serve the file as one that nobody uploaded, without its \
+             metadata, remove the attribute: setfattr -x user.lobos FILE");
+        DAMAGED
     }
 
     fn read_side(&self, directory: &str, name: &str) -> Result<Option<Record>, EngineError> {

@@ -2,8 +2,10 @@
 //! every engine.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 
@@ -199,4 +201,35 @@ async fn conditions_are_checked_against_the_current_entry() {
         .unwrap();
     assert!(put_as(&bucket, "k", b"four", matching).await.is_err());
     assert_eq!(get(&bucket, "k").await.unwrap().1, b"three");
+}
+
+/// The ETag of a file that nobody uploaded.
+async fn etag_of(bucket: &Arc<FsBucket>, raw: &str) -> String {
+    get(bucket, raw).await.unwrap().0.etag.as_str().to_owned()
+}
+
+fn write_at(path: &Path, content: &[u8], time: SystemTime) {
+    fs::write(path, content).unwrap();
+    let file = fs::File::options().write(true).open(path).unwrap();
+    file.set_modified(time).unwrap();
+}
+
+#[tokio::test]
+async fn p5_plain_files_of_one_size_and_time_have_etags_of_their_own() {
+    let dir = tempfile::tempdir().unwrap();
+    let bucket = bucket(dir.path()).await;
+    let at = SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000);
+    let path = |name: &str| dir.path().join(name);
+    write_at(&path("a"), b"one", at);
+    write_at(&path("b"), b"two", at);
+    let (a, b) = (etag_of(&bucket, "a").await, etag_of(&bucket, "b").await);
+    assert_ne!(a, b);
+    let (digits, number) = a.split_once('-').unwrap();
+    assert!(digits.len() == 32 && number == "10001", "{a}");
+    fs::set_permissions(path("a"), fs::Permissions::from_mode(0o600)).unwrap();
+    assert_eq!(etag_of(&bucket, "a").await, a, "a change of mode is none");
+    fs::rename(path("b"), path("a")).unwrap();
+    let replaced = etag_of(&bucket, "a").await;
+    assert_ne!(replaced, a, "another file lies there now");
+    assert_eq!(replaced, b, "and a rename alone is no change of a file");
 }

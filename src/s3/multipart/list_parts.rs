@@ -1,14 +1,14 @@
 //! ListParts.
 
 use crate::engine::Bucket;
-use crate::limits::{LIST_ITEMS_MAX, PART_NUMBER_MAX};
+use crate::limits::{LIST_ITEMS_MAX, LIST_SHORT_ITEM_MEMORY_BYTES, PART_NUMBER_MAX};
 use crate::s3::acl::Acl;
 use crate::s3::error::S3Error;
 use crate::s3::list::{Owner, display_name};
 use crate::s3::reply::{self, Reply};
 use crate::s3::request::ObjectRef;
 use crate::s3::xml::Writer;
-use crate::s3::{Call, checksum};
+use crate::s3::{Call, checksum, reserve_bytes};
 
 pub(crate) async fn list_parts(
     call: &Call<'_>,
@@ -21,13 +21,10 @@ pub(crate) async fn list_parts(
     let after = call
         .query
         .number("part-number-marker", 0, PART_NUMBER_MAX)?;
+    let items = usize::try_from(limit).unwrap_or(LIST_ITEMS_MAX);
+    let room = reserve_bytes(call.s3, items * LIST_SHORT_ITEM_MEMORY_BYTES).await?;
     let page = bucket
-        .list_parts(
-            &object.key,
-            &id,
-            after,
-            usize::try_from(limit).unwrap_or(LIST_ITEMS_MAX),
-        )
+        .list_parts(&object.key, &id, after, items)
         .await
         .map_err(|error| super::missing(error, &id))?;
     let plan = &page.upload.plan;
@@ -70,5 +67,5 @@ pub(crate) async fn list_parts(
         }
         xml.close("Part");
     }
-    Ok(reply::xml(xml.finish("ListPartsResult")))
+    Ok(reply::large_xml(xml.finish("ListPartsResult"), room))
 }

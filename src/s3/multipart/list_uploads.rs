@@ -26,6 +26,7 @@ pub(crate) async fn list_uploads(
         after_id: id_marker.filter(|id| !id.is_empty()).map(UploadId::new),
         limit: asked.limit,
     };
+    let room = asked.room(call).await?;
     let page = bucket.list_uploads(&plan).await?;
     let owner = Owner::of(call, bucket).await?;
     let mut xml = Writer::document("ListMultipartUploadsResult");
@@ -57,7 +58,10 @@ pub(crate) async fn list_uploads(
         xml.leaf("Prefix", &asked.shown(prefix));
         xml.close("CommonPrefixes");
     }
-    Ok(reply::xml(xml.finish("ListMultipartUploadsResult")))
+    Ok(reply::large_xml(
+        xml.finish("ListMultipartUploadsResult"),
+        room,
+    ))
 }
 
 /// The markers of the next page: the greater of the last upload's key and the last common prefix.
