@@ -92,6 +92,7 @@ fn gate() -> Gate {
         id: "alice".into(),
         access_key: "AKIAIOSFODNN7EXAMPLE".into(),
         secret_key: Secret::new("wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY"),
+        expires: None,
         root: false,
         policies: Vec::new(),
     };

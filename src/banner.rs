@@ -17,6 +17,8 @@ pub struct Facts {
     pub tls: bool,
     /// Where metrics are scraped, if anywhere.
     pub metrics: Option<Address>,
+    /// Where the control plane is called, if anywhere.
+    pub control: Option<Address>,
     pub buckets: Vec<Bucket>,
     /// Its first-level directories are buckets too.
     pub root: Option<PathBuf>,
@@ -114,6 +116,9 @@ pub fn for_people(facts: &Facts) -> String {
     if let Some(metrics) = &facts.metrics {
         fact("Metrics", &metrics_place(metrics));
     }
+    if let Some(control) = &facts.control {
+        fact("Control", &control.name);
+    }
     match &facts.access {
         Access::Open => fact(
             "Access",
@@ -184,6 +189,9 @@ pub fn for_programs(facts: &Facts) -> String {
     line("region", &facts.region);
     if let Some(metrics) = &facts.metrics {
         line("metrics", &metrics_place(metrics));
+    }
+    if let Some(control) = &facts.control {
+        line("control", &control.name);
     }
     match &facts.access {
         Access::Open => line("auth", "off"),
@@ -360,6 +368,10 @@ mod tests {
                 name: "127.0.0.1:9091".into(),
                 tcp: Some(([127, 0, 0, 1], 9091).into()),
             }),
+            control: Some(Address {
+                name: "127.0.0.1:50051".into(),
+                tcp: Some(([127, 0, 0, 1], 50051).into()),
+            }),
             buckets: vec![Bucket {
                 name: "demo".into(),
                 directory: "/srv/demo".into(),
@@ -449,6 +461,7 @@ mod tests {
             "endpoint: http://127.0.0.1:8080",
             "bucket: demo /srv/demo",
             "metrics: http://127.0.0.1:9091/metrics",
+            "control: 127.0.0.1:50051",
             "auth: required",
             "key_file: /state/credentials",
             "Starting S3 HTTP server for bucket demo at 127.0.0.1:8080",

@@ -11,14 +11,14 @@ use std::process::ExitCode;
 
 use clap::builder::Resettable;
 use clap::{ArgAction, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
-use tracing_subscriber::EnvFilter;
-use tracing_subscriber::filter::LevelFilter;
 
 use crate::banner;
 use crate::clock::{Clock, Entropy};
-use crate::config::{BlobPlace, Config, Listen, Log, LogFormat, Overrides, SecretText};
+use crate::config::{BlobPlace, Config, Listen, Overrides, SecretText};
 use crate::credentials::{KeyPair, Places, StateDir};
+use crate::ctl;
 use crate::engine::Durability;
+use crate::log;
 use crate::s3::ETagMode;
 use crate::server::{self, Ended, Start};
 use crate::tls;
@@ -47,6 +47,8 @@ enum Command {
     /// Make, look at, verify, export or grow a blob store
     #[command(subcommand)]
     Blob(blob::Verb),
+    /// Ask a running server, or change it: users, buckets, what it does
+    Ctl(ctl::Ctl),
 }
 
 #[derive(Debug, Args)]
@@ -189,7 +191,8 @@ struct Credentials {
 
 /// Runs what the command line asks for. Usage errors end with status 2, others with 1.
 pub fn run() -> ExitCode {
-    let asked = with_twins(Cli::command(), &|name: &OsStr| env::var_os(name)).get_matches();
+    let command = with_twins(Cli::command(), &|name: &OsStr| env::var_os(name));
+    let asked = command.get_matches_from(arguments());
     let cli = Cli::from_arg_matches(&asked).unwrap_or_else(|error| error.exit());
     let done = match cli.command {
         Some(Command::Serve(serve)) => run_serve(serve.directories, serve.options),
@@ -197,6 +200,7 @@ pub fn run() -> ExitCode {
         Some(Command::Keygen) => keygen(),
         Some(Command::Credentials(asked)) => credentials(asked),
         Some(Command::Blob(verb)) => blob::run(verb),
+        Some(Command::Ctl(asked)) => return ctl::run(asked, Cli::command()),
         None if cli.options.names_nothing() => return usage_error(),
         None => run_serve(Vec::new(), cli.options),
     };
@@ -207,6 +211,16 @@ pub fn run() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// The command line. Called `lobosctl` (a link), the program is `lobos ctl`.
+fn arguments() -> Vec<OsString> {
+    let mut arguments: Vec<_> = env::args_os().collect();
+    let name = arguments.first().map(Path::new).and_then(Path::file_name);
+    if name.is_some_and(|name| name == "lobosctl") {
+        arguments.insert(1, "ctl".into());
+    }
+    arguments
 }
 
 /// A variable that is set to nothing counts as not set: what starts containers sets them all. The
@@ -244,7 +258,7 @@ fn run_serve(directories: Vec<PathBuf>, options: Options) -> Done {
     let quiet = options.quiet;
     let file = options.config.clone();
     let config = Config::load(file.as_deref(), options.into_overrides(directories)?)?;
-    start_log(&config.log)?;
+    let log_level = log::start(&config.log)?;
     for warning in &config.warnings {
         tracing::warn!("{warning}");
     }
@@ -262,6 +276,7 @@ fn run_serve(directories: Vec<PathBuf>, options: Options) -> Done {
         places: places(),
         clock: Clock::system(),
         entropy: Entropy::system(),
+        log_level,
     };
     match server::run(config, start, announce)? {
         Ended::Clean => Ok(ExitCode::SUCCESS),
@@ -272,7 +287,7 @@ fn run_serve(directories: Vec<PathBuf>, options: Options) -> Done {
 
 fn check_config(path: &Path) -> Done {
     let config = Config::load(Some(path), Overrides::default())?;
-    log_filter(&config.log)?;
+    log::check(&config.log)?;
     if let Some(files) = &config.tls {
         tls::load(files)?;
     }
@@ -387,40 +402,6 @@ fn places() -> Places {
     }
 }
 
-/// Logs go to standard error; panics too, with their place.
-fn start_log(log: &Log) -> Result<(), String> {
-    let filter = log_filter(log)?;
-    let builder = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(io::stderr)
-        .with_ansi(io::stderr().is_terminal());
-    let started = match log.format {
-        LogFormat::Text => builder.try_init(),
-        LogFormat::Json => builder.json().try_init(),
-    };
-    std::panic::set_hook(Box::new(|info| {
-        let place = info.location().map(ToString::to_string).unwrap_or_default();
-        tracing::error!(%place, "panic: {}", info.payload_as_str().unwrap_or("without words"));
-    }));
-    started.map_err(|error| error.to_string())
-}
-
-fn log_filter(log: &Log) -> Result<EnvFilter, String> {
-    let wrong = |why: String| {
-        format!(
-            "the log level `{}` cannot be read: {why}; write error, warn, info, debug or trace, \
-             or a filter such as warn,lobos=debug",
-            log.level
-        )
-    };
-    // A lone word that is no level would name a target, and all others would be silent.
-    let mut alone = log.level.split(',').filter(|part| !part.contains('='));
-    if let Some(part) = alone.find(|part| part.trim().parse::<LevelFilter>().is_err()) {
-        return Err(wrong(format!("`{part}` is no level")));
-    }
-    EnvFilter::try_new(&log.level).map_err(|error| wrong(error.to_string()))
-}
-
 fn name_and_directory(text: &str) -> Result<(String, PathBuf), String> {
     match text.split_once('=') {
         Some((name, dir)) if !name.is_empty() && !dir.is_empty() => Ok((name.into(), dir.into())),
@@ -474,27 +455,8 @@ mod tests {
     }
 
     #[test]
-    fn a_log_level_that_would_silence_everything_is_refused() {
-        let read = |level: &str| {
-            let log = Log {
-                level: level.into(),
-                format: LogFormat::Text,
-            };
-            log_filter(&log).map(|_| ())
-        };
-        for level in [
-            "warn",
-            "INFO",
-            "off",
-            "warn,lobos=debug",
-            "lobos::s3=trace,error",
-        ] {
-            assert_eq!(read(level), Ok(()), "{level}");
-        }
-        for level in ["noisy", "warn,lobos", "lobos=loud", "warn=="] {
-            let error = read(level).unwrap_err();
-            assert!(error.contains("error, warn, info"), "{error}");
-        }
+    fn every_command_is_well_formed() {
+        Cli::command().debug_assert();
     }
 
     #[test]

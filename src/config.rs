@@ -37,7 +37,8 @@ pub struct Config {
     pub blob: Option<Blob>,
     pub auth: Auth,
     pub tls: Option<Tls>,
-    pub metrics: Metrics,
+    pub metrics: Endpoint,
+    pub control: Control,
     pub log: Log,
     /// What the operator should hear of, although it works.
     pub warnings: Vec<String>,
@@ -171,21 +172,44 @@ pub struct Tls {
     pub key: PathBuf,
 }
 
-/// The endpoint that is scraped.
+/// Where the gRPC service of the control plane is, and who may call it from afar.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Metrics {
+pub struct Control {
+    pub endpoint: Endpoint,
+    /// Holds the token of callers that are not known by their user id.
+    pub token_file: Option<PathBuf>,
+}
+
+/// An endpoint beside S3: that of metrics, that of the control plane.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Endpoint {
     Off,
-    /// The usual address: if it is taken, the server goes on without metrics.
+    /// The usual address: if it is taken, the server goes on without.
     Usual(Listen),
     /// A configured address: if it is taken, the server does not start.
     At(Listen),
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Log {
     /// A filter as `tracing-subscriber` reads it: `warn`, `info`, `lobos=debug`.
     pub level: Box<str>,
     pub format: LogFormat,
+    /// Where each request is a line; `None`: nowhere.
+    pub access_log: Option<PathBuf>,
+    pub access_format: AccessFormat,
+    /// Where each change through the control plane is a line, beside the log.
+    pub audit_log: Option<PathBuf>,
+}
+
+/// How a line of the access log is written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum AccessFormat {
+    #[default]
+    Json,
+    /// The combined format of web servers.
+    Common,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
@@ -349,6 +373,7 @@ fn build(raw: raw::File, base: &Path, overrides: Overrides) -> Result<Config, Co
     } else {
         overrides.domains
     };
+    let has_tls = raw.tls.is_some();
     let config = Config {
         server: Server {
             listen,
@@ -372,15 +397,14 @@ fn build(raw: raw::File, base: &Path, overrides: Overrides) -> Result<Config, Co
         blob,
         auth,
         tls: raw.tls.map(|tls| build_tls(tls, base)).transpose()?,
-        metrics: build_metrics(raw.metrics)?,
-        log: Log {
-            level: overrides
-                .log_level
-                .map(Into::into)
-                .or(raw.log.level)
-                .unwrap_or_else(|| "warn".into()),
-            format: raw.log.format.unwrap_or_default(),
-        },
+        metrics: build_endpoint(
+            "metrics",
+            raw.metrics.enabled,
+            raw.metrics.listen,
+            METRICS_PORT,
+        )?,
+        control: build_control(raw.control, base, has_tls)?,
+        log: build_log(raw.log, overrides.log_level, base),
         warnings: Vec::new(),
     };
     if config.server.listen.is_empty() {
@@ -556,18 +580,54 @@ fn build_tls(raw: raw::Tls, base: &Path) -> Result<Tls, ConfigError> {
     })
 }
 
-fn build_metrics(raw: raw::Metrics) -> Result<Metrics, ConfigError> {
-    match (raw.enabled.unwrap_or(true), raw.listen) {
-        (true, Some(listen)) => Ok(Metrics::At(listen)),
-        (true, None) => Ok(Metrics::Usual(Listen::Tcp {
+fn build_log(raw: raw::Log, level: Option<String>, base: &Path) -> Log {
+    Log {
+        level: level
+            .map(Into::into)
+            .or(raw.level)
+            .unwrap_or_else(|| "warn".into()),
+        format: raw.format.unwrap_or_default(),
+        access_log: raw.access_log.map(|file| base.join(file)),
+        access_format: raw.access_format.unwrap_or_default(),
+        audit_log: raw.audit_log.map(|file| base.join(file)),
+    }
+}
+
+fn build_endpoint(
+    section: &str,
+    enabled: Option<bool>,
+    listen: Option<Listen>,
+    usual_port: u16,
+) -> Result<Endpoint, ConfigError> {
+    match (enabled.unwrap_or(true), listen) {
+        (true, Some(listen)) => Ok(Endpoint::At(listen)),
+        (true, None) => Ok(Endpoint::Usual(Listen::Tcp {
             host: "127.0.0.1".into(),
-            port: 9091,
+            port: usual_port,
         })),
-        (false, None) => Ok(Metrics::Off),
+        (false, None) => Ok(Endpoint::Off),
         (false, Some(listen)) => Err(ConfigError::Invalid(format!(
-            "`metrics.listen` is {listen} and `metrics.enabled` is false; keep one of them"
+            "`{section}.listen` is {listen} and `{section}.enabled` is false; keep one of them"
         ))),
     }
+}
+
+/// Who is off this machine cannot be known by a user id, and its token must not be overheard.
+fn build_control(raw: raw::Control, base: &Path, has_tls: bool) -> Result<Control, ConfigError> {
+    let endpoint = build_endpoint("control", raw.enabled, raw.listen, CONTROL_PORT)?;
+    if let Endpoint::At(listen) = &endpoint
+        && !is_loopback(listen)?
+        && (raw.token_file.is_none() || !has_tls)
+    {
+        return Err(ConfigError::Invalid(format!(
+            "`control.listen` is {listen}, which others can reach: that needs \
+             `control.token_file` and [tls]; or listen on 127.0.0.1 or unix:/path"
+        )));
+    }
+    Ok(Control {
+        endpoint,
+        token_file: raw.token_file.map(|file| base.join(file)),
+    })
 }
 
 /// What shall be served, as the command line has it.
@@ -853,5 +913,8 @@ fn invalid(text: &str) -> ConfigError {
 const ROOT: &str = "root";
 const NOTHING_TO_SERVE: &str = "there is nothing to serve; name a directory (lobos serve DIR), \
      --root DIR or --blob PATH:SIZE, or `root` or `buckets` in [filesystem], or `path` in [blob]";
+const METRICS_PORT: u16 = 9091;
+/// Where the control plane is unless it is configured otherwise.
+pub const CONTROL_PORT: u16 = 50051;
 const IN_FLIGHT_MAX: usize = 1 << 40;
 const BLOB_BUFFERS_MAX: usize = 64 << 30;

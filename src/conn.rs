@@ -267,9 +267,9 @@ fn health<B: From<Bytes>>(head: &Parts, request_id: HeaderValue) -> Response<B> 
     reply
 }
 
-/// Runs the streams of an HTTP/2 connection on the shard's own thread.
+/// Runs the streams of an HTTP/2 connection on the thread that the connection is on.
 #[derive(Clone, Copy, Debug)]
-struct LocalExecutor;
+pub struct LocalExecutor;
 
 impl<F: Future<Output = ()> + 'static> hyper::rt::Executor<F> for LocalExecutor {
     fn execute(&self, work: F) {

@@ -121,6 +121,10 @@ impl StateDir {
         Ok(state)
     }
 
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
     pub fn credentials_path(&self) -> PathBuf {
         self.path.join(CREDENTIALS)
     }
@@ -262,6 +266,14 @@ impl KeyPair {
             secret_key: SecretText::new(random_text(entropy, ALPHANUMERIC, 40)),
         }
     }
+
+    /// A fresh pair for a user that the control plane makes: `LB` and 18 characters, 93 bits.
+    pub fn generate_for_user(entropy: &Entropy) -> Self {
+        Self {
+            access_key: format!("LB{}", random_text(entropy, UPPER_AND_DIGITS, 18)).into(),
+            secret_key: SecretText::new(random_text(entropy, ALPHANUMERIC, 40)),
+        }
+    }
 }
 
 /// `size` characters of `alphabet` (at most 64), each as likely as the others.
@@ -289,6 +301,7 @@ const CREDENTIALS: &str = "credentials";
 const INSTALLATION: &str = "installation";
 const FILE_BYTES_MAX: u64 = 64 << 10;
 const UPPER: &[u8] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZ234567";
+const UPPER_AND_DIGITS: &[u8] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789";
 const ALPHANUMERIC: &[u8] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789";
 
 #[cfg(test)]

@@ -81,5 +81,23 @@ pub const POLICY_VARIABLES_MAX: usize = 100;
 /// Body bytes that one request holds in memory while they move between socket and disk.
 pub const REQUEST_WINDOW_BYTES: usize = 1 << 20;
 
+/// Users that the control plane keeps, and keys of one of them.
+pub const USERS_MAX: usize = 10_000;
+pub const USER_KEYS_MAX: usize = 8;
+/// A user's name, in bytes.
+pub const USER_NAME_BYTES_MAX: usize = 64;
+/// The file of all users.
+pub const USERS_FILE_BYTES_MAX: usize = 32 << 20;
+/// One message that is sent to the control plane.
+pub const CONTROL_MESSAGE_BYTES_MAX: usize = 1 << 20;
+/// Connections to the control plane of callers that may use it, and of those that may not (yet).
+pub const CONTROL_CONNECTIONS_MAX: usize = 64;
+pub const CONTROL_STRANGERS_MAX: usize = 16;
+/// Events of the trace that wait for the control plane.
+pub const TRACE_QUEUE_MAX: usize = 4096;
+/// Watchers of the live trace, and events that wait for one of them.
+pub const TRACE_WATCHERS_MAX: usize = 64;
+pub const TRACE_EVENTS_MAX: usize = 1024;
+
 const _: () = assert!(PUT_BYTES_MAX <= OBJECT_BYTES_MAX);
 const _: () = assert!(HEAD_BYTES_MAX < CONN_BUFFER_BYTES_MAX);

@@ -19,21 +19,25 @@ use tokio_rustls::rustls::ServerConfig;
 use crate::banner::{Access, Address, Bucket, Facts, Store};
 use crate::budget::Budget;
 use crate::clock::{Clock, Entropy};
-use crate::config::{self, Config, SecretText};
+use crate::config::{self, Config, Endpoint, SecretText};
 use crate::conn::App;
-use crate::control::Control;
+use crate::control::accounts::{Accounts, AccountsError};
+use crate::control::users_file::UsersFile;
+use crate::control::{self, Control, ControlError, Doors, Signal, Wiring};
 use crate::credentials::{Places, StateDir, StateError};
 use crate::engine::blob::BlobEngine;
 use crate::engine::fs::{FsEngine, FsOpenError, FsSettings, Mount, Symlinks};
 use crate::engine::{Engine, Engines, EnginesError};
 use crate::listen::{ListenError, Listener};
+use crate::log::LogLevel;
 use crate::metrics::Metrics;
 use crate::pace::PaceLimits;
-use crate::s3::auth::{DuplicateKey, Gate, GateSettings, Secret, User, Users};
+use crate::s3::auth::{Gate, GateSettings, Secret, User, Users};
 use crate::s3::{Local, S3, S3Settings};
 use crate::shard::{Accepted, Phase, Shard, ShardSettings, Socket};
 use crate::store::{self, StoreError};
-use crate::tls::{self, TlsError};
+use crate::tls::{Certificates, TlsError};
+use crate::trace::Trace;
 
 /// What a process passes in: the outside world.
 #[derive(Debug)]
@@ -41,6 +45,7 @@ pub struct Start {
     pub places: Places,
     pub clock: Clock,
     pub entropy: Entropy,
+    pub log_level: LogLevel,
 }
 
 /// Why there is no server. The text is for the operator.
@@ -59,7 +64,9 @@ pub enum StartError {
     #[error(transparent)]
     Engines(#[from] EnginesError),
     #[error(transparent)]
-    Users(#[from] DuplicateKey),
+    Users(#[from] AccountsError),
+    #[error(transparent)]
+    Control(#[from] ControlError),
     #[error(transparent)]
     Tls(#[from] TlsError),
     #[error("the threads or event loops of the server cannot be started: {0}")]
@@ -78,24 +85,42 @@ pub fn run(
     forbid_core_dumps();
     let tls = config.tls.as_ref().map(Certificates::read).transpose()?;
     let listeners = listeners(&config.server)?;
+    let doors = control_doors(&config)?;
+    let files = control::Files::open(config.control.token_file.as_deref(), &config.log)?;
     let state = StateDir::open(config.server.state_dir.as_deref(), &start.places)?;
-    let (users, access) = users(&config, &state, &start.entropy)?;
+    let (configured, access) = users(&config, &state, &start.entropy)?;
+    let accounts = Arc::new(Accounts::open(
+        configured,
+        UsersFile::new(state.path(), start.entropy.clone()),
+        start.clock.clone(),
+        start.entropy.clone(),
+    )?);
     let installation = state.installation(&start.entropy)?;
     let runtime = Builder::new_current_thread()
         .enable_all()
         .build_local(LocalOptions::default())?;
     let engines = runtime.block_on(open_engines(&config, installation, &start))?;
-    let scraped = metrics_listener(&config.metrics)?;
-    let facts = facts(&config, &listeners, scraped.as_ref(), &engines, access);
-    let s3 = Arc::new(s3(&config.server, config.auth.sigv2, users, engines, start));
+    let facts = facts(&config, &listeners, &doors, &engines, access);
+    let (orders, signals) = mpsc::unbounded_channel();
+    let (trace, events) = Trace::new();
+    let wiring = Wiring {
+        facts: about(&config, &listeners, &start),
+        accounts: Arc::clone(&accounts),
+        log_level: start.log_level.clone(),
+        certificates: tls.clone(),
+        token_file: config.control.token_file.clone(),
+        files,
+        orders: orders.clone(),
+        events,
+    };
+    let live = Arc::clone(accounts.live());
+    let s3 = Arc::new(s3(&config, live, engines, start, trace));
     let metrics = Arc::clone(s3.metrics());
     let stop_max = config.server.timeouts.stop;
     let server = Server::start(&s3, settings(config, listeners, tls), metrics)?;
-    let _control = scraped
-        .map(|listener| Control::start(listener, Arc::clone(&s3)))
-        .transpose()?;
+    let _control = Control::start(doors, Arc::clone(&s3), wiring)?;
     let ended = runtime.block_on(async {
-        let signals = process_signals()?;
+        process_signals(&orders)?;
         announce(&facts);
         tell_manager(&NotifyState::Ready);
         let ended = server.run(signals).await;
@@ -143,6 +168,15 @@ async fn close_engines(engines: &Engines, max: Duration) {
     }
 }
 
+/// What the control plane tells of this process.
+fn about(config: &Config, listeners: &[Listener], start: &Start) -> control::Facts {
+    control::Facts {
+        started: start.clock.now(),
+        listen: listeners.iter().map(|it| it.name().to_owned()).collect(),
+        auth: config.server.auth,
+    }
+}
+
 /// The sockets that were handed in, or else the configured addresses.
 fn listeners(server: &config::Server) -> Result<Vec<Listener>, StartError> {
     let mut listeners = Listener::handed_in()?;
@@ -160,17 +194,25 @@ fn listeners(server: &config::Server) -> Result<Vec<Listener>, StartError> {
     }
 }
 
-/// The socket for scrapes. An address that nobody asked for may be taken.
-fn metrics_listener(metrics: &config::Metrics) -> Result<Option<Listener>, StartError> {
-    match metrics {
-        config::Metrics::Off => Ok(None),
-        config::Metrics::At(listen) => Ok(Some(Listener::bind(listen)?)),
-        config::Metrics::Usual(listen) => match Listener::bind(listen) {
+/// The sockets of the control plane.
+fn control_doors(config: &Config) -> Result<Doors, ListenError> {
+    Ok(Doors {
+        metrics: door(&config.metrics, "are no metrics", "metrics")?,
+        grpc: door(&config.control.endpoint, "is no control plane", "control")?,
+    })
+}
+
+/// An address that nobody asked for may be taken: `there <lacks>` then.
+fn door(endpoint: &Endpoint, lacks: &str, section: &str) -> Result<Option<Listener>, ListenError> {
+    match endpoint {
+        Endpoint::Off => Ok(None),
+        Endpoint::At(listen) => Listener::bind(listen).map(Some),
+        Endpoint::Usual(listen) => match Listener::bind(listen) {
             Ok(listener) => Ok(Some(listener)),
             Err(_) => {
                 tracing::warn!(
-                    "there are no metrics: {listen} is in use; choose an address with `listen`, \
-                     or set `enabled = false`, in [metrics]"
+                    "there {lacks}: {listen} is in use; choose an address with `listen`, \
+                     or set `enabled = false`, in [{section}]"
                 );
                 Ok(None)
             }
@@ -183,7 +225,7 @@ fn users(
     config: &Config,
     state: &StateDir,
     entropy: &Entropy,
-) -> Result<(Users, Access), StartError> {
+) -> Result<(Vec<User>, Access), StartError> {
     let (root, access) = match &config.auth.root {
         Some(root) => {
             let access_key = root.access_key.clone();
@@ -211,12 +253,13 @@ fn users(
         id: user.id.clone(),
         access_key: user.access_key.clone(),
         secret_key: Secret::new(user.secret_key.reveal()),
+        expires: None,
         root,
         policies: user.policy.iter().cloned().collect(),
     };
     let others = config.auth.users.iter().map(|other| user(other, false));
     let all = std::iter::once(user(&root, true)).chain(others);
-    Ok((Users::new(all.collect())?, access))
+    Ok((all.collect(), access))
 }
 
 fn fs_settings(filesystem: &config::Filesystem, installation: [u8; 16]) -> FsSettings {
@@ -236,12 +279,18 @@ fn fs_settings(filesystem: &config::Filesystem, installation: [u8; 16]) -> FsSet
     }
 }
 
-fn s3(server: &config::Server, sigv2: bool, users: Users, engines: Engines, start: Start) -> S3 {
-    let users = Arc::new(ArcSwap::from_pointee(users));
+fn s3(
+    config: &Config,
+    users: Arc<ArcSwap<Users>>,
+    engines: Engines,
+    start: Start,
+    trace: Trace,
+) -> S3 {
+    let server = &config.server;
     let gate = GateSettings {
         users: Arc::clone(&users),
         region: server.region.clone(),
-        sigv2,
+        sigv2: config.auth.sigv2,
         required: server.auth,
     };
     let limits = &server.limits;
@@ -257,13 +306,14 @@ fn s3(server: &config::Server, sigv2: bool, users: Users, engines: Engines, star
         clock: start.clock,
         entropy: start.entropy,
         etags: server.etags.clone(),
+        trace,
     })
 }
 
 fn facts(
     config: &Config,
     listeners: &[Listener],
-    scraped: Option<&Listener>,
+    doors: &Doors,
     engines: &Engines,
     access: Access,
 ) -> Facts {
@@ -287,7 +337,8 @@ fn facts(
     Facts {
         listeners: listeners.iter().map(address).collect(),
         tls: config.tls.is_some(),
-        metrics: scraped.map(address),
+        metrics: doors.metrics.as_ref().map(address),
+        control: doors.grpc.as_ref().map(address),
         buckets,
         root: config.filesystem.root.as_deref().map(resolved),
         store,
@@ -328,8 +379,7 @@ fn settings(config: Config, listeners: Vec<Listener>, tls: Option<Certificates>)
 }
 
 /// SIGTERM and SIGINT stop, SIGHUP reloads.
-fn process_signals() -> io::Result<mpsc::UnboundedReceiver<Signal>> {
-    let (sender, receiver) = mpsc::unbounded_channel();
+fn process_signals(sender: &mpsc::UnboundedSender<Signal>) -> io::Result<()> {
     for (kind, meaning) in [
         (SignalKind::terminate(), Signal::Stop),
         (SignalKind::interrupt(), Signal::Stop),
@@ -341,7 +391,7 @@ fn process_signals() -> io::Result<mpsc::UnboundedReceiver<Signal>> {
             while stream.recv().await.is_some() && sender.send(meaning).is_ok() {}
         });
     }
-    Ok(receiver)
+    Ok(())
 }
 
 /// systemd's notification socket, where there is one.
@@ -362,31 +412,6 @@ pub struct ServerSettings {
     pub limits: config::Limits,
     pub timeouts: config::Timeouts,
     pub tls: Option<Certificates>,
-}
-
-/// Certificates that were read, and where to read them again.
-#[derive(Debug)]
-pub struct Certificates {
-    files: config::Tls,
-    current: Arc<ArcSwap<ServerConfig>>,
-}
-
-impl Certificates {
-    pub fn read(files: &config::Tls) -> Result<Self, TlsError> {
-        Ok(Self {
-            files: files.clone(),
-            current: Arc::new(ArcSwap::from(tls::load(files)?)),
-        })
-    }
-}
-
-/// What happens to a running server.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Signal {
-    /// Stop accepting, finish what is in flight; the second time: end at once.
-    Stop,
-    /// Read the certificates again.
-    Reload,
 }
 
 /// How a server ended.
@@ -471,14 +496,14 @@ impl Server {
                 let door = Door {
                     shards: Rc::clone(&shards),
                     connections: Arc::clone(&self.connections),
-                    tls: self.tls.as_ref().map(|tls| Arc::clone(&tls.current)),
+                    tls: self.tls.as_ref().map(|tls| Arc::clone(tls.current())),
                 };
                 tokio::task::spawn_local(door.accept(listener))
             })
             .collect();
         while let Some(signal) = signals.recv().await {
             match signal {
-                Signal::Stop => break,
+                Signal::Stop | Signal::Drain => break,
                 Signal::Reload => reload(self.tls.as_ref()),
             }
         }
@@ -516,15 +541,12 @@ async fn second_stop(signals: &mut mpsc::UnboundedReceiver<Signal>) {
 }
 
 fn reload(tls: Option<&Certificates>) {
-    let Some(Certificates { files, current }) = tls else {
+    let Some(certificates) = tls else {
         tracing::warn!("there is nothing to reload: [tls] is not configured");
         return;
     };
-    match tls::load(files) {
-        Ok(fresh) => {
-            current.store(fresh);
-            tracing::info!("the certificates were read again");
-        }
+    match certificates.reload() {
+        Ok(()) => tracing::info!("the certificates were read again"),
         Err(error) => tracing::error!(%error, "the certificates stay as they were"),
     }
 }

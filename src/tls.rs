@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use arc_swap::ArcSwap;
 use tokio_rustls::rustls;
 use tokio_rustls::rustls::ServerConfig;
 use tokio_rustls::rustls::crypto::ring;
@@ -28,6 +29,33 @@ pub enum TlsError {
     },
     #[error("TLS tickets cannot be made: {source}")]
     Tickets { source: rustls::Error },
+}
+
+/// Certificates that were read, and where to read them again.
+#[derive(Clone, Debug)]
+pub struct Certificates {
+    files: config::Tls,
+    current: Arc<ArcSwap<ServerConfig>>,
+}
+
+impl Certificates {
+    pub fn read(files: &config::Tls) -> Result<Self, TlsError> {
+        Ok(Self {
+            files: files.clone(),
+            current: Arc::new(ArcSwap::from(load(files)?)),
+        })
+    }
+
+    /// Reads them again; if they do not fit together, the old ones stay.
+    pub fn reload(&self) -> Result<(), TlsError> {
+        self.current.store(load(&self.files)?);
+        Ok(())
+    }
+
+    /// The settings that each new connection takes.
+    pub fn current(&self) -> &Arc<ArcSwap<ServerConfig>> {
+        &self.current
+    }
 }
 
 /// The settings of new connections: TLS 1.2 and 1.3, HTTP/2 and HTTP/1.1 by ALPN.

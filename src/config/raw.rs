@@ -9,7 +9,7 @@ use crate::engine::Durability;
 use crate::s3::{ETagMode, Ownership};
 
 use super::units::{Listen, Mode, OneOrMany, Size, Span};
-use super::{LogFormat, SecretText, Symlinks};
+use super::{AccessFormat, LogFormat, SecretText, Symlinks};
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -21,6 +21,7 @@ pub(super) struct File {
     pub auth: Auth,
     pub tls: Option<Tls>,
     pub metrics: Metrics,
+    pub control: Control,
     pub log: Log,
 }
 
@@ -124,7 +125,18 @@ pub(super) struct Metrics {
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
+pub(super) struct Control {
+    pub enabled: Option<bool>,
+    pub listen: Option<Listen>,
+    pub token_file: Option<PathBuf>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
 pub(super) struct Log {
     pub level: Option<Box<str>>,
     pub format: Option<LogFormat>,
+    pub access_log: Option<PathBuf>,
+    pub access_format: Option<AccessFormat>,
+    pub audit_log: Option<PathBuf>,
 }

@@ -3,6 +3,8 @@
 
 use std::fmt::{Display, Write as _};
 
+use rustix::process::{Resource, getrlimit};
+
 use crate::engine::Engine;
 use crate::engine::blob::{BlobEngine, BlobInfo};
 use crate::engine::fs::FsEngine;
@@ -294,6 +296,11 @@ fn process(page: &mut Page) {
     if let Ok(open) = process.fd_count() {
         page.family("process_open_fds", Kind::Gauge, "Open file descriptors.");
         page.sample("process_open_fds", &[], open);
+    }
+    if let Some(most) = getrlimit(Resource::Nofile).current {
+        let help = "File descriptors that may be open.";
+        page.family("process_max_fds", Kind::Gauge, help);
+        page.sample("process_max_fds", &[], most);
     }
 }
 

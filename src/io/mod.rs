@@ -5,5 +5,6 @@ pub mod device;
 pub mod dma;
 pub(crate) mod files;
 mod media;
+pub mod peer;
 pub mod sim;
 mod uring;

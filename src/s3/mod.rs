@@ -39,6 +39,7 @@ mod unset;
 mod xml;
 
 use std::fmt;
+use std::net::IpAddr;
 use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -69,9 +70,10 @@ use route::Operation;
 
 use crate::budget::{Budget, Permit};
 use crate::clock::{Clock, Entropy};
-use crate::engine::Engines;
+use crate::engine::{BucketConfig, Engines};
 use crate::limits;
 use crate::metrics::Metrics;
+use crate::trace::{Event, Trace};
 
 /// What the S3 layer is made of.
 #[derive(Debug)]
@@ -90,6 +92,7 @@ pub struct S3Settings {
     pub clock: Clock,
     pub entropy: Entropy,
     pub etags: ETagModes,
+    pub trace: Trace,
 }
 
 /// The S3 service; one for all shards.
@@ -107,6 +110,7 @@ pub struct S3 {
     metrics: Arc<Metrics>,
     entropy: Entropy,
     etags: ETagModes,
+    trace: Trace,
 }
 
 impl S3 {
@@ -122,6 +126,7 @@ impl S3 {
             clock,
             entropy,
             etags,
+            trace,
         } = settings;
         let request_ids = RequestIds::new(&entropy);
         Self {
@@ -137,6 +142,7 @@ impl S3 {
             entropy,
             etags,
             metrics: Arc::new(Metrics::new(Operation::VARIANTS)),
+            trace,
         }
     }
 
@@ -152,6 +158,22 @@ impl S3 {
     /// What this process counts.
     pub fn metrics(&self) -> &Arc<Metrics> {
         &self.metrics
+    }
+
+    /// Where answered requests are told.
+    pub fn trace(&self) -> &Trace {
+        &self.trace
+    }
+
+    pub fn region(&self) -> &str {
+        &self.region
+    }
+
+    /// Id of a bucket's owner, and the user's name where there is one with that id.
+    pub fn owner(&self, config: &BucketConfig) -> (Box<str>, Option<Box<str>>) {
+        let id = authorize::owner_id(self, config);
+        let name = self.users.load().by_id(&id).map(|user| user.name.clone());
+        (id, name)
     }
 
     /// Memory for bodies in flight: what is free of it, and all of it.
@@ -182,11 +204,14 @@ where
     B: Body<Data = Bytes, Error: Into<BodyError>> + 'static,
 {
     let began = Instant::now();
-    let mut operation = None;
+    let mut seen = Seen {
+        peer: local.peer,
+        ..Seen::default()
+    };
     let id = s3.request_ids.next();
     let (head, body) = request.into_parts();
     let mut body: Option<RequestBody> = Some(Box::pin(body.map_err(Into::into)));
-    let work = AssertUnwindSafe(answer(s3, local, &head, &mut body, &mut operation));
+    let work = AssertUnwindSafe(answer(s3, local, &head, &mut body, &mut seen));
     let outcome = match futures_util::FutureExt::catch_unwind(work).await {
         Ok(outcome) => outcome,
         Err(_) => {
@@ -209,7 +234,11 @@ where
         cors::label(s3, local, &head, reply.headers_mut()).await;
     }
     label(&mut reply, &id);
-    s3.count(operation, &reply, began.elapsed());
+    let elapsed = began.elapsed();
+    s3.count(seen.operation, &reply, elapsed);
+    if s3.trace.is_watched() {
+        s3.trace.tell(event(s3, seen, &head, &reply, &id, elapsed));
+    }
     tracing::debug!(request_id = %id, method = %head.method, path = head.uri.path(),
         status = reply.status().as_u16(), "request");
     reply
@@ -235,32 +264,101 @@ fn label(reply: &mut Reply, id: &RequestId) {
     headers.insert(http::header::X_CONTENT_TYPE_OPTIONS, nosniff);
 }
 
-/// Target, identity, operation, permission; then the verb. `routed` is told the operation.
+/// What became clear of a request on its way; who it is about only while somebody watches.
+#[derive(Debug, Default)]
+struct Seen {
+    peer: Option<IpAddr>,
+    operation: Option<Operation>,
+    bucket: Option<Box<str>>,
+    key: Option<Box<str>>,
+    user: Option<Box<str>>,
+}
+
+impl Seen {
+    fn target(&mut self, target: &Target) {
+        match target {
+            Target::Service => {}
+            Target::Bucket(bucket) => self.bucket = Some(bucket.as_str().into()),
+            Target::Object(object) => {
+                self.bucket = Some(object.bucket.as_str().into());
+                self.key = Some(object.key.as_str().into());
+            }
+        }
+    }
+
+    fn user(&mut self, who: &Identity) {
+        if let Identity::User(user) = who {
+            self.user = Some(user.name.clone());
+        }
+    }
+}
+
+/// An answered request as watchers see it.
+fn event(
+    s3: &S3,
+    seen: Seen,
+    head: &Parts,
+    reply: &Reply,
+    id: &RequestId,
+    elapsed: Duration,
+) -> Event {
+    let length = |headers: &http::HeaderMap| {
+        let value = headers.get(http::header::CONTENT_LENGTH)?;
+        value.to_str().ok()?.parse().ok()
+    };
+    let agent = head.headers.get(http::header::USER_AGENT);
+    let agent = agent.and_then(|agent| agent.to_str().ok());
+    let name = |operation: Operation| Operation::VARIANTS.get(operation as usize).copied();
+    Event {
+        time: s3.clock.now(),
+        request_id: id.as_str().into(),
+        peer: seen.peer,
+        user: seen.user,
+        operation: seen.operation.and_then(name),
+        bucket: seen.bucket,
+        key: seen.key,
+        method: head.method.clone(),
+        status: reply.status().as_u16(),
+        elapsed,
+        request_bytes: length(&head.headers),
+        reply_bytes: reply.body().size_hint().exact(),
+        user_agent: agent.map(Into::into),
+    }
+}
+
+/// Target, identity, operation, permission; then the verb. `seen` is told what becomes clear.
 async fn answer(
     s3: &S3,
     local: &Local,
     head: &Parts,
     body: &mut Option<RequestBody>,
-    routed: &mut Option<Operation>,
+    seen: &mut Seen,
 ) -> Result<Reply, S3Error> {
     let virtual_bucket = virtual_bucket(head, &s3.domains, local);
     let target = request::target(head, virtual_bucket)?;
+    let is_watched = s3.trace.is_watched();
+    if is_watched {
+        seen.target(&target);
+    }
     let query = Query::parse(head.uri.query())?;
     if head.method == Method::OPTIONS {
         // A browser asks without credentials, and about a request that is still to come.
-        *routed = Some(route::route(&head.method, &target, &query, false)?);
+        seen.operation = Some(route::route(&head.method, &target, &query, false)?);
         return cors::preflight(s3, head, &target).await;
     }
     if head.extensions.get::<ForeignPage>().is_some() {
         cors::admit_page(s3, head, &target).await?;
     }
     let who = s3.gate.authenticate(head, virtual_bucket)?;
+    if is_watched {
+        seen.user(who.identity());
+    }
     // From here on a presigned request's parameters are the headers that they stand for.
     let hoisted = auth::hoisted(head)?;
     let head = hoisted.as_ref().unwrap_or(head);
     let copies = head.headers.contains_key("x-amz-copy-source");
     let operation = route::route(&head.method, &target, &query, copies)?;
-    *routed = Some(operation);
+    seen.operation = Some(operation);
     let call = Call {
         s3,
         head,

@@ -185,6 +185,7 @@ async fn open_service(root: &std::path::Path) -> S3 {
         id: "root".into(),
         access_key: "root".into(),
         secret_key: Secret::new("a secret of tests"),
+        expires: None,
         root: true,
         policies: Vec::new(),
     };
@@ -206,6 +207,7 @@ async fn open_service(root: &std::path::Path) -> S3 {
         clock,
         entropy: Entropy::system(),
         etags: super::ETagModes::default(),
+        trace: crate::trace::Trace::new().0,
     })
 }
 

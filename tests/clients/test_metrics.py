@@ -1,11 +1,13 @@
 """The metrics endpoint: what a scraper gets, and what happens to its port."""
 
+import json
 import re
 import socket
 import urllib.error
 import urllib.request
 
 import pytest
+import yaml
 from prometheus_client import parser
 from prometheus_client.openmetrics import parser as openmetrics
 
@@ -172,3 +174,25 @@ def test_metrics_can_be_turned_off(start, tmp_path):
     server = start("-c", write_config(tmp_path, "enabled = false"))
     assert "\nmetrics: " not in server.printed()
     assert "no metrics" not in server.log.read_text()
+
+
+@pytest.mark.parametrize("path", ["grafana/lobos.json", "prometheus/lobos.rules.yml"])
+def test_dashboard_and_alerts_ask_for_metrics_that_exist(scraped, path):
+    server, url = scraped
+    server.client().list_objects_v2(Bucket="data")
+    families = list(parser.text_string_to_metric_families(get(url)[1]))
+    exist = {sample.name for family in families for sample in family.samples}
+    text = (REPOSITORY / "contrib" / path).read_text()
+    asked = set(re.findall(r"\b(?:lobos|process)_[a-z0-9_]+", text))
+    assert len(asked) > 5 and asked <= exist, asked - exist
+    labels = {label for family in families for sample in family.samples for label in sample.labels}
+    labels |= {"instance", "job"}
+    for matchers in re.findall(r"\b(?:lobos|process)_[a-z0-9_]+\{([^}]*)\}", text):
+        used = set(re.findall(r"(\w+)\s*(?:=|!=|=~|!~)\\?\"", matchers))
+        assert used <= labels, (used - labels, matchers)
+    document = json.loads(text) if path.endswith(".json") else yaml.safe_load(text)
+    if path.endswith(".json"):
+        assert len({panel["id"] for panel in document["panels"]}) == len(document["panels"]) > 10
+    else:
+        rules = [rule for group in document["groups"] for rule in group["rules"]]
+        assert all({"alert", "expr", "labels", "annotations"} <= rule.keys() for rule in rules)

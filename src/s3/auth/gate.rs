@@ -49,6 +49,10 @@ impl Gate {
         self.settings.sigv2
     }
 
+    pub(super) fn now(&self) -> Timestamp {
+        self.clock.now()
+    }
+
     pub(super) fn region(&self) -> &str {
         &self.settings.region
     }

@@ -13,6 +13,7 @@ use subtle::ConstantTimeEq as _;
 use super::gate::Gate;
 use super::sigv4::{Place, Scope, Stamp, session_token_refused, unknown_access_key};
 use super::users::{Identity, User, Users};
+use crate::clock::Timestamp;
 use crate::s3::checksum::unhex;
 use crate::s3::error::{Code, S3Error};
 
@@ -64,15 +65,20 @@ impl Gate {
                 return Err(S3Error::with_message(Code::InvalidRequest, message));
             }
             _ if form.session_token.is_some() => return Err(session_token_refused()),
-            (true, false) => verify_v4(form, &users, region)?,
-            (false, true) if self.takes_v2() => verify_v2(form, &users)?,
+            (true, false) => verify_v4(form, &users, region, self.now())?,
+            (false, true) if self.takes_v2() => verify_v2(form, &users, self.now())?,
             (false, true) => return Err(super::gate::v2_refused()),
         };
         Ok(Identity::User(user))
     }
 }
 
-fn verify_v4(form: &FormSignature<'_>, users: &Users, region: &str) -> Result<Arc<User>, S3Error> {
+fn verify_v4(
+    form: &FormSignature<'_>,
+    users: &Users,
+    region: &str,
+    now: Timestamp,
+) -> Result<Arc<User>, S3Error> {
     let policy = form.policy.ok_or_else(|| missing("policy"))?;
     let credential = form.credential.ok_or_else(|| missing("X-Amz-Credential"))?;
     let signature = form
@@ -89,7 +95,7 @@ fn verify_v4(form: &FormSignature<'_>, users: &Users, region: &str) -> Result<Ar
         .ok_or_else(|| Place::Form.malformed("X-Amz-Date must be in ISO 8601's basic format"))?;
     scope.refuse_other_date(&stamp, Place::Form)?;
     let account = users
-        .account(scope.access_key)
+        .account(scope.access_key, now)
         .ok_or_else(|| unknown_access_key(scope.access_key))?;
     let expected: [u8; 32] = account
         .signing_key(&scope)
@@ -104,12 +110,16 @@ fn verify_v4(form: &FormSignature<'_>, users: &Users, region: &str) -> Result<Ar
     Err(wrong(scope.access_key, policy))
 }
 
-fn verify_v2(form: &FormSignature<'_>, users: &Users) -> Result<Arc<User>, S3Error> {
+fn verify_v2(
+    form: &FormSignature<'_>,
+    users: &Users,
+    now: Timestamp,
+) -> Result<Arc<User>, S3Error> {
     let policy = form.policy.ok_or_else(|| missing("policy"))?;
     let access_key = form.access_key.ok_or_else(|| missing("AWSAccessKeyId"))?;
     let signature = form.signature_v2.ok_or_else(|| missing("Signature"))?;
     let account = users
-        .account(access_key)
+        .account(access_key, now)
         .ok_or_else(|| unknown_access_key(access_key))?;
     let claimed = STANDARD.decode(signature).unwrap_or_default();
     let key = account.user.secret_key.reveal().as_bytes();

@@ -39,7 +39,7 @@ pub(super) fn verify_header(
     let params = ParamsV2::of_header(check.head, credentials)?;
     let account = check
         .users
-        .account(&params.access_key)
+        .account(&params.access_key, check.now)
         .ok_or_else(|| unknown_access_key(&params.access_key))?;
     Stamp::of_headers(headers)?.refuse_skew(check.now)?;
     params.verify(check.head, virtual_bucket, account)?;
@@ -55,7 +55,7 @@ pub(super) fn verify_query(
     let params = ParamsV2::of_query(check.head)?;
     let account = check
         .users
-        .account(&params.access_key)
+        .account(&params.access_key, check.now)
         .ok_or_else(|| unknown_access_key(&params.access_key))?;
     let expires = params
         .date

@@ -132,7 +132,7 @@ impl Claim<'_> {
 impl<'a> Check<'a> {
     pub(super) fn account(&self, scope: &Scope<'_>) -> Result<&'a Account, S3Error> {
         self.users
-            .account(scope.access_key)
+            .account(scope.access_key, self.now)
             .ok_or_else(|| unknown_access_key(scope.access_key))
     }
 

@@ -9,6 +9,7 @@ use zeroize::Zeroizing;
 
 use super::policy::Policy;
 use super::sigv4::SigningKeys;
+use crate::clock::Timestamp;
 
 /// A secret key. Wiped from memory when dropped, never printed, compared in constant time.
 #[derive(Clone)]
@@ -39,7 +40,7 @@ impl fmt::Debug for Secret {
     }
 }
 
-/// Somebody who may sign requests.
+/// Somebody who may sign requests, with one of the keys to do it with.
 #[derive(Clone, Debug)]
 pub struct User {
     /// The display name in answers.
@@ -48,6 +49,8 @@ pub struct User {
     pub id: Box<str>,
     pub access_key: Box<str>,
     pub secret_key: Secret,
+    /// From then on the key is unknown.
+    pub expires: Option<Timestamp>,
     /// May do everything.
     pub root: bool,
     /// What it may do beside working in the buckets that it owns. Without any it may still make
@@ -101,7 +104,7 @@ impl Users {
     }
 
     pub fn by_access_key(&self, access_key: &str) -> Option<&Arc<User>> {
-        self.account(access_key).map(|account| &account.user)
+        self.accounts.get(access_key).map(|account| &account.user)
     }
 
     /// The user with that owner id; for names in answers, so a search is good enough.
@@ -119,8 +122,11 @@ impl Users {
         Arc::clone(&self.root)
     }
 
-    pub(super) fn account(&self, access_key: &str) -> Option<&Account> {
-        self.accounts.get(access_key)
+    /// The account that signs with that key, unless the key has ended by `now`.
+    pub(super) fn account(&self, access_key: &str, now: Timestamp) -> Option<&Account> {
+        let account = self.accounts.get(access_key)?;
+        let is_live = account.user.expires.is_none_or(|expires| now < expires);
+        is_live.then_some(account)
     }
 }
 
@@ -144,6 +150,7 @@ fn keyless_root() -> User {
         id: "root".into(),
         access_key: "".into(),
         secret_key: Secret::new(""),
+        expires: None,
         root: true,
         policies: Vec::new(),
     }

@@ -124,6 +124,7 @@ fn a_changed_secret_makes_old_signatures_worthless() {
         id: "alice".into(),
         access_key: ACCESS_KEY.into(),
         secret_key: Secret::new(secret),
+        expires: None,
         root: false,
         policies: Vec::new(),
     };
@@ -197,6 +198,7 @@ fn two_users_with_one_access_key_are_refused() {
         id: name.into(),
         access_key: "SAME".into(),
         secret_key: Secret::new(name),
+        expires: None,
         root: false,
         policies: Vec::new(),
     };

@@ -42,6 +42,7 @@ fn gate_with(now: i64, required: bool, sigv2: bool) -> Gate {
         id: name.into(),
         access_key: access_key.into(),
         secret_key: Secret::new(secret),
+        expires: None,
         root,
         policies: Vec::new(),
     };
