@@ -861,7 +861,7 @@ fn build_user(
                 "`{key}.policy` is set; this user may do everything, so take the line away"
             )));
         }
-        Some(named) => Some(Arc::new(user_policy(&key, &named, base)?)),
+        Some(named) => Some(Arc::new(user_policy(key, &named, base)?)),
     };
     Ok(User {
         name,
