@@ -234,6 +234,7 @@ on_every_engine! {
         what_was_before_comes_back_when_the_newest_is_removed
         suspended_writes_replace_the_null_version_alone
         completions_and_copies_are_versions_and_metadata_is_not
+        each_version_has_tags_of_its_own
         large_metadata_of_every_version_is_kept
         versions_are_listed_by_key_page_by_page
         racing_writers_lose_no_version

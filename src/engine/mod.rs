@@ -257,11 +257,17 @@ impl Bucket {
         }
     }
 
-    /// Replaces the tags of the current entry. Everything else of it stays, its time too.
-    pub async fn set_tags(&self, key: &ObjectKey, tags: Tags) -> Result<Arc<Entry>, EngineError> {
+    /// Replaces the tags of the current entry, or of the version that is named. Everything else of
+    /// it stays, its time too.
+    pub async fn set_tags(
+        &self,
+        key: &ObjectKey,
+        version: Option<&VersionId>,
+        tags: Tags,
+    ) -> Result<Arc<Entry>, EngineError> {
         match self {
-            Self::Fs(bucket) => bucket.set_tags(key, tags).await,
-            Self::Blob(bucket) => bucket.set_tags(key, tags).await,
+            Self::Fs(bucket) => bucket.set_tags(key, version, tags).await,
+            Self::Blob(bucket) => bucket.set_tags(key, version, tags).await,
         }
     }
 
@@ -280,15 +286,16 @@ impl Bucket {
     }
 
     /// Removes one version, or delete marker, for good. One that does not exist is
-    /// `Deleted::Absent`.
+    /// `Deleted::Absent`, whatever the precondition, which speaks of that version.
     pub async fn delete_version(
         &self,
         key: &ObjectKey,
         version: &VersionId,
+        precondition: &Precondition,
     ) -> Result<Deleted, EngineError> {
         match self {
-            Self::Fs(bucket) => bucket.delete_version(key, version).await,
-            Self::Blob(bucket) => bucket.delete_version(key, version).await,
+            Self::Fs(bucket) => bucket.delete_version(key, version, precondition).await,
+            Self::Blob(bucket) => bucket.delete_version(key, version, precondition).await,
         }
     }
 

@@ -4,9 +4,10 @@ use http::header;
 
 use super::checksum;
 use super::error::S3Error;
-use super::get::{missing, refuse_other_versions};
+use super::get;
 use super::reply::{self, Reply};
 use super::request::ObjectRef;
+use super::versioning::{self, VERSION_ID};
 use super::xml::Writer;
 use super::{Call, reserve_bytes};
 use crate::engine::{Bucket, Checksum, Entry};
@@ -26,14 +27,10 @@ pub(super) async fn object(
     bucket: &Bucket,
     object: &ObjectRef,
 ) -> Result<Reply, S3Error> {
-    refuse_other_versions(call)?;
     let asked = asked(call)?;
     let wants = |name: &str| asked.contains(&name);
     let paging = Paging::of(call)?;
-    let entry = bucket
-        .head(&object.key)
-        .await
-        .map_err(|error| missing(error, object))?;
+    let entry = get::find(call, bucket, object).await?;
     let room = reserve_bytes(call.s3, LIST_ITEMS_MAX * LIST_SHORT_ITEM_MEMORY_BYTES).await?;
     let mut page = Writer::document("GetObjectAttributesResponse");
     if wants("ETag") {
@@ -59,6 +56,7 @@ pub(super) async fn object(
     let mut reply = reply::large_xml(page.finish("GetObjectAttributesResponse"), room);
     let modified = httpdate::fmt_http_date(entry.modified.to_system_time());
     reply::insert(reply.headers_mut(), header::LAST_MODIFIED, &modified);
+    versioning::write_id(reply.headers_mut(), VERSION_ID, bucket, &entry.version).await?;
     Ok(reply)
 }
 

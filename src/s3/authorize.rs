@@ -36,6 +36,8 @@ pub(super) struct Access<'a> {
     local: &'a Local,
     pub(super) name: BucketName,
     pub(super) bucket: Bucket,
+    /// The version of an object that is meant, where the query does not say it: of a copy source.
+    version: Option<VersionId>,
     /// `None` until somebody needs it: the root user mostly does not.
     standing: Option<Standing>,
 }
@@ -80,6 +82,7 @@ async fn enter_as<'a>(
         local,
         name: name.clone(),
         bucket,
+        version: None,
         standing: None,
     };
     let expected = head.headers.get(expecting);
@@ -95,10 +98,17 @@ async fn enter_as<'a>(
 }
 
 impl<'a> Access<'a> {
-    /// The same caller in the bucket of a copy source.
-    pub(super) async fn enter_source(&self, name: &BucketName) -> Result<Access<'a>, S3Error> {
+    /// The same caller in the bucket of a copy source, of which a version may be named.
+    pub(super) async fn enter_source(
+        &self,
+        name: &BucketName,
+        version: Option<&VersionId>,
+    ) -> Result<Access<'a>, S3Error> {
         let expecting = "x-amz-source-expected-bucket-owner";
-        enter_as(self.s3, &self.who, (self.head, self.local), name, expecting).await
+        let place = (self.head, self.local);
+        let mut access = enter_as(self.s3, &self.who, place, name, expecting).await?;
+        access.version = version.cloned();
+        Ok(access)
     }
 
     /// Refuses an operation that the caller may not do here, on the key if it is about one.
@@ -359,11 +369,9 @@ impl<'a> Access<'a> {
     }
 
     async fn entry(&self, key: &ObjectKey) -> Result<Option<Arc<Entry>>, S3Error> {
-        let found = match self.parameter("versionId") {
-            Some(version) => {
-                let version = VersionId::parse(&version);
-                self.bucket.head_version(key, &version).await
-            }
+        let queried = self.parameter("versionId").map(|id| VersionId::parse(&id));
+        let found = match self.version.clone().or(queried) {
+            Some(version) => self.bucket.head_version(key, &version).await,
             None => self.bucket.head(key).await,
         };
         match found {

@@ -150,13 +150,6 @@ pub(super) async fn location(call: &Call<'_>) -> Result<Reply, S3Error> {
     Ok(reply::xml(page.finish("LocationConstraint")))
 }
 
-/// GetBucketVersioning of a bucket that never had it: the empty element.
-pub(super) async fn versioning() -> Result<Reply, S3Error> {
-    Ok(reply::xml(
-        Writer::document("VersioningConfiguration").finish("VersioningConfiguration"),
-    ))
-}
-
 const DEFAULT_REGION: &str = "us-east-1";
 
 #[cfg(test)]

@@ -8,11 +8,12 @@ use super::conditions::{self, ReadConditions};
 use super::error::{Code, S3Error};
 use super::reply::{self, Reply};
 use super::request::{self, ObjectRef};
+use super::versioning::SOURCE_VERSION_ID;
 use super::xml::Writer as Xml;
-use super::{Call, acl, get, headers, reserve};
+use super::{Call, acl, headers, reserve, versioning};
 use crate::engine::{
-    Checksum, ChecksumAlgorithm, ChecksumKind, Commit, Condition, Entry, Metadata, Precondition,
-    Range, Reader, Writer,
+    Bucket, Checksum, ChecksumAlgorithm, ChecksumKind, Commit, Condition, EngineError, Entry,
+    Metadata, Precondition, Range, Reader, Writer,
 };
 use crate::limits::PUT_BYTES_MAX;
 
@@ -30,7 +31,9 @@ pub(super) async fn object(
     let replace_tags = directive(asked, "x-amz-tagging-directive")?;
     let wanted = wanted_algorithm(asked)?;
     let precondition = conditions::of_write(asked)?;
-    let (source, from) = source(call, access).await?;
+    let source = source(call, access).await?;
+    let source_version = source.reader.entry().version.clone();
+    let source_bucket = source.bucket.clone();
     if source.size_bytes > PUT_BYTES_MAX {
         return Err(S3Error::with_message(
             Code::InvalidRequest,
@@ -41,15 +44,19 @@ pub(super) async fn object(
     let mut given = headers::metadata(asked)?;
     given.acl = acl::of_write(access, object).await?;
     if !replace_tags && !source.reader.entry().metadata.tags.is_empty() {
-        permit_tags(access, &from, object).await?;
+        permit_tags(access, &source, object).await?;
     }
     let metadata = new_metadata(&source.reader, given, replace, replace_tags);
     let checksum = source.reader.entry().checksum.clone();
     let recompute = needs_hashing(checksum.as_ref(), wanted);
-    let entry = if from == *object && recompute.is_none() {
-        if !replace && !replace_tags && metadata == source.reader.entry().metadata {
-            return Err(illegal_self_copy());
-        }
+    let is_itself = source.object == *object && !source.is_version;
+    let is_change = replace || replace_tags || metadata != source.reader.entry().metadata;
+    if is_itself && recompute.is_none() && !is_change {
+        return Err(illegal_self_copy());
+    }
+    // Where versions are kept a copy is a new one, also of itself.
+    let keeps_versions = bucket.config().await?.versioning.is_some();
+    let entry = if is_itself && recompute.is_none() && !keeps_versions {
         let precondition = pin(precondition, source.reader.entry());
         bucket
             .set_metadata(&object.key, metadata, &precondition)
@@ -73,8 +80,16 @@ pub(super) async fn object(
         writer
             .commit(commit)
             .await
-            .map_err(|error| get::missing(error, object))?
+            .map_err(|error| versioning::missing(error, object, None))?
     };
+    let mut reply = reply::xml(result(&entry));
+    let headers = reply.headers_mut();
+    versioning::write_new_id(headers, &entry.version);
+    versioning::write_id(headers, SOURCE_VERSION_ID, &source_bucket, &source_version).await?;
+    Ok(reply)
+}
+
+fn result(entry: &Entry) -> String {
     let mut page = Xml::document("CopyObjectResult");
     page.time("LastModified", entry.modified);
     page.etag(entry.etag.as_str());
@@ -85,20 +100,28 @@ pub(super) async fn object(
             &checksum::format(checksum, 0),
         );
     }
-    Ok(reply::xml(page.finish("CopyObjectResult")))
+    page.finish("CopyObjectResult")
 }
 
 /// Tags that are copied are read there and written here.
-async fn permit_tags(access: &Access<'_>, from: &ObjectRef, to: &ObjectRef) -> Result<(), S3Error> {
-    let source = access.enter_source(&from.bucket).await?;
-    source
-        .require("s3:GetObjectTagging", Some(&from.key))
-        .await?;
+async fn permit_tags(access: &Access<'_>, source: &Source, to: &ObjectRef) -> Result<(), S3Error> {
+    let version = source.is_version.then(|| &source.reader.entry().version);
+    let from = &source.object;
+    let action = match version {
+        None => "s3:GetObjectTagging",
+        Some(_) => "s3:GetObjectVersionTagging",
+    };
+    let there = access.enter_source(&from.bucket, version).await?;
+    there.require(action, Some(&from.key)).await?;
     access.require("s3:PutObjectTagging", Some(&to.key)).await
 }
 
 /// A pinned copy source and what of it is wanted.
 pub(super) struct Source {
+    pub(super) object: ObjectRef,
+    pub(super) bucket: Bucket,
+    /// The request names a version of the object.
+    pub(super) is_version: bool,
     pub(super) reader: Reader,
     pub(super) range: Range,
     /// The size of the whole entry.
@@ -106,10 +129,7 @@ pub(super) struct Source {
 }
 
 /// Opens what `x-amz-copy-source` names, if the caller may read it and its conditions hold.
-pub(super) async fn source(
-    call: &Call<'_>,
-    access: &Access<'_>,
-) -> Result<(Source, ObjectRef), S3Error> {
+pub(super) async fn source(call: &Call<'_>, access: &Access<'_>) -> Result<Source, S3Error> {
     let raw = call
         .head
         .headers
@@ -118,26 +138,41 @@ pub(super) async fn source(
     let raw = std::str::from_utf8(raw.unwrap_or_default()).map_err(|_| {
         S3Error::invalid_argument("The copy source is not UTF-8.", "x-amz-copy-source", "")
     })?;
-    let from = request::copy_source(raw)?;
-    let access = access.enter_source(&from.bucket).await?;
-    access.require("s3:GetObject", Some(&from.key)).await?;
-    let reader = access.bucket.open(&from.key).await;
-    let reader = reader.map_err(|error| get::missing(error, &from));
+    let (from, version) = request::copy_source(raw)?;
+    let access = access.enter_source(&from.bucket, version.as_ref()).await?;
+    let action = match version {
+        None => "s3:GetObject",
+        Some(_) => "s3:GetObjectVersion",
+    };
+    access.require(action, Some(&from.key)).await?;
+    let bucket = access.bucket.clone();
+    let opened = match &version {
+        None => bucket.open(&from.key).await,
+        Some(version) => bucket.open_version(&from.key, version).await,
+    };
+    let reader = opened.map_err(|error| match error {
+        // Nobody can copy what says that nothing is there.
+        EngineError::DeleteMarker { .. } if version.is_some() => S3Error::with_message(
+            Code::InvalidRequest,
+            "The source of a copy request may not specifically refer to a delete marker by version \
+             id.",
+        ),
+        error => versioning::missing(error, &from, version.as_ref()),
+    });
     let reader = access.hide_missing(&from.key, reader).await?;
     ReadConditions::of_copy_source(&call.head.headers).check_source(reader.entry())?;
     let size_bytes = reader.entry().size_bytes;
-    let range = Range {
-        start_bytes: 0,
-        size_bytes,
-    };
-    Ok((
-        Source {
-            reader,
-            range,
+    Ok(Source {
+        object: from,
+        bucket,
+        is_version: version.is_some(),
+        reader,
+        range: Range {
+            start_bytes: 0,
             size_bytes,
         },
-        from,
-    ))
+        size_bytes,
+    })
 }
 
 /// Copies through memory, hashing on the way.

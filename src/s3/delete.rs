@@ -1,18 +1,18 @@
 //! DeleteObject and DeleteObjects.
 
 use futures_util::{StreamExt, stream};
-use http::StatusCode;
+use http::{HeaderValue, StatusCode};
 
 use super::Call;
 use super::authorize::Access;
 use super::conditions;
-use super::error::{Code, S3Error};
-use super::get::refuse_other_versions;
+use super::error::S3Error;
 use super::payload::Want;
 use super::reply::{self, Reply};
 use super::request::{ObjectRef, parse_key};
+use super::versioning::{self, DELETE_MARKER, VERSION_ID};
 use super::xml::{Element, Writer, malformed};
-use crate::engine::{Bucket, Condition, EngineError, Precondition};
+use crate::engine::{Bucket, Condition, Deleted, EngineError, ObjectKey, Precondition, VersionId};
 use crate::limits::{DELETE_KEYS_MAX, DELETE_XML_BYTES_MAX};
 
 /// DeleteObject: 204, whether the key was there or not.
@@ -21,20 +21,36 @@ pub(super) async fn object(
     bucket: &Bucket,
     object: &ObjectRef,
 ) -> Result<Reply, S3Error> {
-    if let Err(error) = refuse_other_versions(call) {
-        // A version that does not exist is as good as deleted.
-        return if error.code == Code::NoSuchVersion {
-            Ok(reply::empty(StatusCode::NO_CONTENT))
-        } else {
-            Err(error)
-        };
-    }
+    let version = versioning::asked(call)?;
     let precondition = conditions::of_delete(&call.head.headers)?;
-    bucket
-        .delete(&object.key, &precondition)
+    let deleted = delete(bucket, &object.key, version.as_ref(), &precondition)
         .await
-        .map_err(|error| super::get::missing(error, object))?;
-    Ok(reply::empty(StatusCode::NO_CONTENT))
+        .map_err(|error| versioning::missing(error, object, version.as_ref()))?;
+    let mut reply = reply::empty(StatusCode::NO_CONTENT);
+    let headers = reply.headers_mut();
+    if let Deleted::Marked(_) | Deleted::MarkerRemoved = deleted {
+        headers.insert(DELETE_MARKER, HeaderValue::from_static("true"));
+    }
+    let told = match deleted {
+        Deleted::Marked(marker) => Some(marker),
+        _ => version,
+    };
+    if let Some(told) = told {
+        reply::insert(headers, VERSION_ID, told.as_str());
+    }
+    Ok(reply)
+}
+
+async fn delete(
+    bucket: &Bucket,
+    key: &ObjectKey,
+    version: Option<&VersionId>,
+    precondition: &Precondition,
+) -> Result<Deleted, EngineError> {
+    match version {
+        None => bucket.delete(key, precondition).await,
+        Some(version) => bucket.delete_version(key, version, precondition).await,
+    }
 }
 
 /// DeleteObjects: up to 1,000 keys, each with an answer of its own.
@@ -49,20 +65,13 @@ pub(super) async fn objects(call: Call<'_>, access: &Access<'_>) -> Result<Reply
         .buffered(DELETES_AT_ONCE);
     while let Some((line, outcome)) = outcomes.next().await {
         match outcome {
-            Ok(()) if order.quiet => {}
-            Ok(()) => {
-                page.open("Deleted");
-                page.leaf("Key", &line.key);
-                if line.version.is_some() {
-                    page.leaf("VersionId", "null");
-                }
-                page.close("Deleted");
-            }
+            Ok(_) if order.quiet => {}
+            Ok(deleted) => write_deleted(&mut page, line, &deleted),
             Err(error) => {
                 page.open("Error");
                 page.leaf("Key", &line.key);
                 if let Some(version) = &line.version {
-                    page.leaf("VersionId", version);
+                    page.leaf("VersionId", version.as_str());
                 }
                 page.leaf("Code", error.code.as_str());
                 page.leaf("Message", &error.message);
@@ -73,28 +82,38 @@ pub(super) async fn objects(call: Call<'_>, access: &Access<'_>) -> Result<Reply
     Ok(reply::large_xml(page.finish("DeleteResult"), room))
 }
 
+fn write_deleted(page: &mut Writer, line: &Line, deleted: &Deleted) {
+    page.open("Deleted");
+    page.leaf("Key", &line.key);
+    if let Some(version) = &line.version {
+        page.leaf("VersionId", version.as_str());
+    }
+    let marker = match deleted {
+        Deleted::Marked(marker) => Some(marker),
+        Deleted::MarkerRemoved => line.version.as_ref(),
+        Deleted::Removed | Deleted::Absent => None,
+    };
+    if let Some(marker) = marker {
+        page.boolean("DeleteMarker", true);
+        page.leaf("DeleteMarkerVersionId", marker.as_str());
+    }
+    page.close("Deleted");
+}
+
 /// Concurrent deletes share directory syncs.
 const DELETES_AT_ONCE: usize = 16;
 
-async fn delete_line(access: &Access<'_>, line: &Line) -> Result<(), S3Error> {
+async fn delete_line(access: &Access<'_>, line: &Line) -> Result<Deleted, S3Error> {
     let key = parse_key(&line.key)?;
-    let action = match line.version {
+    let version = line.version.as_ref();
+    let action = match version {
         None => "s3:DeleteObject",
         Some(_) => "s3:DeleteObjectVersion",
     };
     access.require(action, Some(&key)).await?;
-    if line
-        .version
-        .as_deref()
-        .is_some_and(|version| version != "null")
-    {
-        return Ok(());
-    }
-    match access.bucket.delete(&key, &line.precondition).await {
-        Ok(_) => Ok(()),
-        Err(EngineError::NoSuchKey) => Err(Code::NoSuchKey.into()),
-        Err(error) => Err(error.into()),
-    }
+    delete(&access.bucket, &key, version, &line.precondition)
+        .await
+        .map_err(S3Error::from)
 }
 
 #[derive(Debug)]
@@ -106,7 +125,7 @@ struct Order {
 #[derive(Debug)]
 struct Line {
     key: String,
-    version: Option<String>,
+    version: Option<VersionId>,
     precondition: Precondition,
 }
 
@@ -155,7 +174,7 @@ impl Line {
         };
         Ok(Self {
             key: key.to_owned(),
-            version: element.text_of("VersionId")?.map(str::to_owned),
+            version: element.text_of("VersionId")?.map(VersionId::parse),
             precondition: Precondition {
                 if_match: etag,
                 if_none_match: None,
@@ -169,6 +188,7 @@ impl Line {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::s3::error::Code;
 
     #[test]
     fn an_order_names_keys_as_they_are() {

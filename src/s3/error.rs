@@ -58,6 +58,15 @@ impl S3Error {
         self.headers.push((name, value));
         self
     }
+
+    /// A header whose text comes from elsewhere; one that no header can carry is left out.
+    #[must_use]
+    pub fn text_header(self, name: http::HeaderName, value: &str) -> Self {
+        match http::HeaderValue::from_str(value) {
+            Ok(value) => self.header(name, value),
+            Err(_) => self,
+        }
+    }
 }
 
 impl fmt::Display for S3Error {
@@ -169,6 +178,7 @@ codes! {
     EntityTooLarge BAD_REQUEST "Your proposed upload exceeds the maximum allowed object size.",
     EntityTooSmall BAD_REQUEST "Your proposed upload is smaller than the minimum allowed object size.",
     ExpiredToken BAD_REQUEST "The provided token has expired.",
+    IllegalVersioningConfigurationException BAD_REQUEST "The Versioning element must be specified",
     IllegalLocationConstraintException BAD_REQUEST "The specified location constraint is not valid for this server's region.",
     IncompleteBody BAD_REQUEST "You did not provide the number of bytes specified by the Content-Length HTTP header.",
     InsufficientStorage INSUFFICIENT_STORAGE "There is not enough space left to store the object.",

@@ -1,5 +1,7 @@
 //! GetObject and HeadObject.
 
+use std::sync::Arc;
+
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::{Response, StatusCode};
 
@@ -8,8 +10,9 @@ use super::error::{Code, S3Error};
 use super::range::{self, Asked};
 use super::reply::{self, Reply, ReplyBody};
 use super::request::ObjectRef;
+use super::versioning::{self, VERSION_ID};
 use super::{Call, checksum, headers, reserve};
-use crate::engine::{Bucket, EngineError, Entry, Range};
+use crate::engine::{Bucket, Entry, Range};
 use crate::limits::PART_NUMBER_MAX;
 
 /// GetObject: the bytes of the entry that was current when it was opened.
@@ -18,12 +21,15 @@ pub(super) async fn object(
     bucket: &Bucket,
     object: &ObjectRef,
 ) -> Result<Reply, S3Error> {
-    refuse_other_versions(call)?;
-    let reader = bucket
-        .open(&object.key)
-        .await
-        .map_err(|error| missing(error, object))?;
+    let version = versioning::asked(call)?;
+    let opened = match &version {
+        None => bucket.open(&object.key).await,
+        Some(version) => bucket.open_version(&object.key, version).await,
+    };
+    let reader = opened.map_err(|error| versioning::missing(error, object, version.as_ref()))?;
     let (mut reply, range) = head_of(call, reader.entry())?;
+    let version = &reader.entry().version;
+    versioning::write_id(reply.headers_mut(), VERSION_ID, bucket, version).await?;
     if range.size_bytes > 0 {
         let permit = reserve(call.s3, range.size_bytes).await?;
         *reply.body_mut() = ReplyBody::stream(reader.read(range), range.size_bytes, permit);
@@ -37,40 +43,27 @@ pub(super) async fn head(
     bucket: &Bucket,
     object: &ObjectRef,
 ) -> Result<Reply, S3Error> {
-    refuse_other_versions(call)?;
-    let entry = bucket
-        .head(&object.key)
-        .await
-        .map_err(|error| missing(error, object))?;
+    let entry = find(call, bucket, object).await?;
     let (mut reply, range) = head_of(call, &entry)?;
+    versioning::write_id(reply.headers_mut(), VERSION_ID, bucket, &entry.version).await?;
     reply
         .headers_mut()
         .insert(header::CONTENT_LENGTH, HeaderValue::from(range.size_bytes));
     Ok(reply)
 }
 
-/// Objects have one version, `null`.
-pub(super) fn refuse_other_versions(call: &Call<'_>) -> Result<(), S3Error> {
-    match call.query.get("versionId") {
-        None | Some("null") => Ok(()),
-        Some("") => Err(S3Error::invalid_argument(
-            "Version id cannot be the empty string",
-            "versionId",
-            "",
-        )),
-        Some(other) => Err(S3Error::new(Code::NoSuchVersion).detail("VersionId", other)),
-    }
-}
-
-/// A missing key is told with its name, as S3 does.
-pub(super) fn missing(error: EngineError, object: &ObjectRef) -> S3Error {
-    let absent = matches!(error, EngineError::NoSuchKey);
-    let error = S3Error::from(error);
-    if absent {
-        error.detail("Key", object.key.as_str())
-    } else {
-        error
-    }
+/// The entry that the request is about: the current one, or the version that it names.
+pub(super) async fn find(
+    call: &Call<'_>,
+    bucket: &Bucket,
+    object: &ObjectRef,
+) -> Result<Arc<Entry>, S3Error> {
+    let version = versioning::asked(call)?;
+    let found = match &version {
+        None => bucket.head(&object.key).await,
+        Some(version) => bucket.head_version(&object.key, version).await,
+    };
+    found.map_err(|error| versioning::missing(error, object, version.as_ref()))
 }
 
 /// Status and headers of a read, and the bytes it covers.

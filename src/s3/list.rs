@@ -12,6 +12,7 @@ use super::{Call, reserve_bytes};
 use crate::budget::Permit;
 use crate::engine::{
     Bucket, BucketName, Checksum, Entry, ObjectKey, Resume, ScanItem, ScanPage, ScanPlan,
+    VersionId, VersionItem, VersionsPage, VersionsPlan, VersionsResume,
 };
 use crate::limits::{HEAD_BYTES_MAX, LIST_ITEM_MEMORY_BYTES, LIST_ITEMS_MAX, XML_COPIES_MAX};
 
@@ -25,7 +26,7 @@ pub(super) async fn objects_v1(
     let marker = call.query.get("marker").unwrap_or("");
     let room = asked.room(call).await?;
     let page = bucket.scan(&asked.plan(asked.resume_at(marker))).await?;
-    let mut out = asked.start(call, "ListBucketResult", name, &page).await?;
+    let mut out = asked.start("ListBucketResult", name, page.items.len(), page.truncated);
     out.xml.leaf("Marker", &asked.shown(marker));
     out.xml.number("MaxKeys", asked.limit as u64);
     // Without a delimiter the last key is the next marker, and S3 leaves the element out.
@@ -34,7 +35,7 @@ pub(super) async fn objects_v1(
         out.xml.leaf("NextMarker", &asked.shown(last.name()));
     }
     let owner = Owner::of(call, bucket).await?;
-    out.items(&asked, &page, Some(&owner), false);
+    out.items(&asked, &page, Some(&owner));
     Ok(reply::large_xml(out.xml.finish("ListBucketResult"), room))
 }
 
@@ -53,7 +54,7 @@ pub(super) async fn objects_v2(
     };
     let room = asked.room(call).await?;
     let page = bucket.scan(&asked.plan(resume)).await?;
-    let mut out = asked.start(call, "ListBucketResult", name, &page).await?;
+    let mut out = asked.start("ListBucketResult", name, page.items.len(), page.truncated);
     out.xml.number("MaxKeys", asked.limit as u64);
     out.xml.number("KeyCount", page.items.len() as u64);
     if let Some(start_after) = start_after {
@@ -69,11 +70,12 @@ pub(super) async fn objects_v2(
         Some("true") => Some(Owner::of(call, bucket).await?),
         _ => None,
     };
-    out.items(&asked, &page, owner.as_ref(), false);
+    out.items(&asked, &page, owner.as_ref());
     Ok(reply::large_xml(out.xml.finish("ListBucketResult"), room))
 }
 
-/// ListObjectVersions of a bucket without versioning: every object is its only version, `null`.
+/// ListObjectVersions: every version and delete marker, the newest of each key first. Pages go on
+/// behind a version of a key, or behind a key.
 pub(super) async fn versions(
     call: &Call<'_>,
     bucket: &Bucket,
@@ -81,31 +83,46 @@ pub(super) async fn versions(
 ) -> Result<Reply, S3Error> {
     let asked = Asked::parse(call)?;
     let key_marker = call.query.get("key-marker").unwrap_or("");
-    let version_marker = call.query.get("version-id-marker");
-    if version_marker.is_some() && key_marker.is_empty() {
+    let version_marker = call.query.get("version-id-marker").unwrap_or("");
+    if !version_marker.is_empty() && key_marker.is_empty() {
         return Err(S3Error::invalid_argument(
             "A version-id marker cannot be specified without a key marker.",
             "version-id-marker",
-            version_marker.unwrap_or(""),
+            version_marker,
         ));
     }
     let room = asked.room(call).await?;
-    let page = bucket
-        .scan(&asked.plan(asked.resume_at(key_marker)))
-        .await?;
-    let mut out = asked.start(call, "ListVersionsResult", name, &page).await?;
+    let after = match ObjectKey::parse(key_marker) {
+        Ok(key) if !version_marker.is_empty() => Some(VersionsResume::Version(
+            key,
+            VersionId::parse(version_marker),
+        )),
+        _ => asked.resume_at(key_marker).map(VersionsResume::Key),
+    };
+    let plan = VersionsPlan {
+        prefix: asked.prefix.into(),
+        delimiter: asked.delimiter.map(Into::into),
+        after,
+        limit: asked.limit,
+    };
+    let page = bucket.scan_versions(&plan).await?;
+    let mut out = asked.start("ListVersionsResult", name, page.items.len(), page.truncated);
     out.xml.leaf("KeyMarker", &asked.shown(key_marker));
-    out.xml
-        .leaf("VersionIdMarker", version_marker.unwrap_or(""));
+    out.xml.leaf("VersionIdMarker", version_marker);
     out.xml.number("MaxKeys", asked.limit as u64);
     if let Some(last) = page.items.last().filter(|_| page.truncated) {
-        out.xml.leaf("NextKeyMarker", &asked.shown(last.name()));
-        if matches!(last, ScanItem::Object { .. }) {
-            out.xml.leaf("NextVersionIdMarker", "null");
+        let (name, version) = match last {
+            VersionItem::Object { key, entry, .. } => (key.as_str(), Some(&entry.version)),
+            VersionItem::Marker { key, version, .. } => (key.as_str(), Some(version)),
+            VersionItem::CommonPrefix(prefix) => (&**prefix, None),
+        };
+        out.xml.leaf("NextKeyMarker", &asked.shown(name));
+        if let Some(version) = version {
+            out.xml.leaf("NextVersionIdMarker", version.as_str());
         }
     }
     let owner = Owner::of(call, bucket).await?;
-    out.items(&asked, &page, Some(&owner), true);
+    out.versions(&asked, &page, &owner);
     Ok(reply::large_xml(out.xml.finish("ListVersionsResult"), room))
 }
 
@@ -192,20 +209,14 @@ impl<'a> Asked<'a> {
     }
 
     /// The root and the elements that echo the request.
-    async fn start(
-        &self,
-        _call: &Call<'_>,
-        root: &'static str,
-        name: &BucketName,
-        page: &ScanPage,
-    ) -> Result<Page, S3Error> {
+    fn start(&self, root: &'static str, name: &BucketName, items: usize, truncated: bool) -> Page {
         let mut xml = Writer::document(root);
-        xml.reserve(page.items.len() * LINE_BYTES_TYPICAL);
+        xml.reserve(items * LINE_BYTES_TYPICAL);
         xml.leaf("Name", name.as_str());
         xml.leaf("Prefix", &self.shown(self.prefix));
         self.echo(&mut xml);
-        xml.boolean("IsTruncated", page.truncated);
-        Ok(Page { xml })
+        xml.boolean("IsTruncated", truncated);
+        Page { xml }
     }
 
     pub(super) fn echo(&self, xml: &mut Writer) {
@@ -236,55 +247,88 @@ struct Page {
 }
 
 impl Page {
-    fn items(&mut self, asked: &Asked<'_>, page: &ScanPage, owner: Option<&Owner>, versions: bool) {
+    fn items(&mut self, asked: &Asked<'_>, page: &ScanPage, owner: Option<&Owner>) {
         for item in &page.items {
             if let ScanItem::Object { key, entry } = item {
-                self.object(asked, key, entry, owner, versions);
+                self.xml.open("Contents");
+                self.xml.leaf("Key", &asked.shown(key.as_str()));
+                self.entry(entry);
+                if let Some(owner) = owner {
+                    self.xml.person("Owner", &owner.id, &owner.name);
+                }
+                self.xml.raw("<StorageClass>STANDARD</StorageClass>");
+                self.xml.close("Contents");
             }
         }
         for item in &page.items {
             if let ScanItem::CommonPrefix(prefix) = item {
-                self.xml.open("CommonPrefixes");
-                self.xml.leaf("Prefix", &asked.shown(prefix));
-                self.xml.close("CommonPrefixes");
+                self.common_prefix(asked, prefix);
             }
         }
     }
 
-    fn object(
-        &mut self,
-        asked: &Asked<'_>,
-        key: &ObjectKey,
-        entry: &Entry,
-        owner: Option<&Owner>,
-        versions: bool,
-    ) {
-        let element = if versions { "Version" } else { "Contents" };
-        self.xml.open(element);
-        self.xml.leaf("Key", &asked.shown(key.as_str()));
-        if versions {
-            self.xml
-                .raw("<VersionId>null</VersionId><IsLatest>true</IsLatest>");
+    fn versions(&mut self, asked: &Asked<'_>, page: &VersionsPage, owner: &Owner) {
+        for item in &page.items {
+            match item {
+                VersionItem::Object {
+                    key,
+                    entry,
+                    is_latest,
+                } => {
+                    self.xml.open("Version");
+                    self.version(asked, key, &entry.version, *is_latest);
+                    self.entry(entry);
+                    self.xml.person("Owner", &owner.id, &owner.name);
+                    self.xml.raw("<StorageClass>STANDARD</StorageClass>");
+                    self.xml.close("Version");
+                }
+                VersionItem::Marker {
+                    key,
+                    version,
+                    modified,
+                    is_latest,
+                } => {
+                    self.xml.open("DeleteMarker");
+                    self.version(asked, key, version, *is_latest);
+                    self.xml.time("LastModified", *modified);
+                    self.xml.person("Owner", &owner.id, &owner.name);
+                    self.xml.close("DeleteMarker");
+                }
+                VersionItem::CommonPrefix(_) => {}
+            }
         }
+        for item in &page.items {
+            if let VersionItem::CommonPrefix(prefix) = item {
+                self.common_prefix(asked, prefix);
+            }
+        }
+    }
+
+    fn version(&mut self, asked: &Asked<'_>, key: &ObjectKey, version: &VersionId, latest: bool) {
+        self.xml.leaf("Key", &asked.shown(key.as_str()));
+        self.xml.leaf("VersionId", version.as_str());
+        self.xml.boolean("IsLatest", latest);
+    }
+
+    fn entry(&mut self, entry: &Entry) {
         self.xml.time("LastModified", entry.modified);
         self.xml.etag(entry.etag.as_str());
         if let Some(Checksum {
             algorithm, kind, ..
         }) = &entry.checksum
         {
-            self.xml.leaf(
-                "ChecksumAlgorithm",
-                super::checksum::algorithm_name(*algorithm),
-            );
-            self.xml
-                .leaf("ChecksumType", super::checksum::kind_name(*kind));
+            let name = super::checksum::algorithm_name(*algorithm);
+            self.xml.leaf("ChecksumAlgorithm", name);
+            let kind = super::checksum::kind_name(*kind);
+            self.xml.leaf("ChecksumType", kind);
         }
         self.xml.number("Size", entry.size_bytes);
-        if let Some(owner) = owner {
-            self.xml.person("Owner", &owner.id, &owner.name);
-        }
-        self.xml.raw("<StorageClass>STANDARD</StorageClass>");
-        self.xml.close(element);
+    }
+
+    fn common_prefix(&mut self, asked: &Asked<'_>, prefix: &str) {
+        self.xml.open("CommonPrefixes");
+        self.xml.leaf("Prefix", &asked.shown(prefix));
+        self.xml.close("CommonPrefixes");
     }
 }
 

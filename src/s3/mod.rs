@@ -36,6 +36,7 @@ mod tags;
 #[cfg(test)]
 mod tests;
 mod unset;
+mod versioning;
 mod xml;
 
 use std::fmt;
@@ -407,7 +408,8 @@ async fn bucket_verb(
         Operation::HeadBucket => bucket::head(&call).await,
         Operation::DeleteBucket => bucket::delete(&call, name).await,
         Operation::GetBucketLocation => bucket::location(&call).await,
-        Operation::GetBucketVersioning => bucket::versioning().await,
+        Operation::GetBucketVersioning => versioning::get(&bucket).await,
+        Operation::PutBucketVersioning => versioning::put(call, &bucket).await,
         Operation::GetBucketAcl => acl::get_of_bucket(access).await,
         Operation::PutBucketAcl => acl::put_of_bucket(call, access).await,
         Operation::GetBucketPolicy => policies::get_policy(access).await,

@@ -10,14 +10,13 @@ use super::auth::{FormSignature, missing_field};
 use super::checksum::{self, Hasher};
 use super::error::{Code, S3Error};
 use super::form::Form;
-use super::get::missing;
 use super::payload::Payload;
 use super::post_policy::PostPolicy;
 use super::reply::{self, Reply};
 use super::request::{ObjectRef, parse_key};
 use super::route::Operation;
 use super::xml::Writer as Xml;
-use super::{Call, acl, authorize, headers, tags};
+use super::{Call, acl, authorize, headers, tags, versioning};
 use crate::engine::{
     Bucket, BucketName, Checksum, ChecksumKind, Commit, ETag, Entry, Metadata, Precondition, Writer,
 };
@@ -120,7 +119,7 @@ async fn store(
         precondition: Precondition::default(),
     };
     let entry = writer.commit(commit).await;
-    let entry = entry.map_err(|error| missing(error, object))?;
+    let entry = entry.map_err(|error| versioning::missing(error, object, None))?;
     Ok(Entry::clone(&entry))
 }
 
@@ -246,6 +245,7 @@ impl Fields {
         if let Some(checksum) = &entry.checksum {
             headers::write_checksum(out, checksum, 0);
         }
+        versioning::write_new_id(out, &entry.version);
         Ok(reply)
     }
 }

@@ -8,8 +8,8 @@ use super::etag::{ETagMode, etag};
 use super::payload::{Digests, Payload, Want};
 use super::reply::{self, Reply};
 use super::request::ObjectRef;
-use super::{Call, acl, conditions, get, headers};
-use crate::engine::{Bucket, Commit, Entry, Precondition, Writer};
+use super::{Call, acl, conditions, headers, versioning};
+use crate::engine::{Bucket, Commit, EngineError, Entry, Precondition, Writer};
 use crate::limits::PUT_BYTES_MAX;
 
 pub(super) async fn object(
@@ -46,8 +46,10 @@ pub(super) async fn object(
     let entry = writer
         .commit(commit)
         .await
-        .map_err(|error| get::missing(error, object))?;
-    Ok(reply_with(&entry))
+        .map_err(|error| versioning::missing(error, object, None))?;
+    let mut reply = reply_with(&entry);
+    versioning::write_new_id(reply.headers_mut(), &entry.version);
+    Ok(reply)
 }
 
 /// A condition that does not hold now is answered before the body is asked for. It is evaluated
@@ -62,12 +64,12 @@ pub(super) async fn check_early(
     }
     let current = match bucket.head(&object.key).await {
         Ok(entry) => Some(entry),
-        Err(crate::engine::EngineError::NoSuchKey) => None,
+        Err(EngineError::NoSuchKey | EngineError::DeleteMarker { .. }) => None,
         Err(error) => return Err(error.into()),
     };
     precondition
         .check(current.as_deref())
-        .map_err(|error| get::missing(error, object))
+        .map_err(|error| versioning::missing(error, object, None))
 }
 
 /// At most 5 GiB come in one request.

@@ -7,7 +7,7 @@ use http::request::Parts;
 use percent_encoding::percent_decode_str;
 
 use super::error::{Code, S3Error};
-use crate::engine::{BucketName, ObjectKey};
+use crate::engine::{BucketName, ObjectKey, VersionId};
 
 /// What a request is about.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -99,8 +99,8 @@ pub(super) fn target(head: &Parts, virtual_bucket: Option<&str>) -> Result<Targe
     }))
 }
 
-/// The source that `x-amz-copy-source` names: `[/]bucket/key[?versionId=null]`, percent-encoded.
-pub(super) fn copy_source(header: &str) -> Result<ObjectRef, S3Error> {
+/// The source that `x-amz-copy-source` names: `[/]bucket/key[?versionId=id]`, percent-encoded.
+pub(super) fn copy_source(header: &str) -> Result<(ObjectRef, Option<VersionId>), S3Error> {
     let malformed = || {
         S3Error::invalid_argument(
             "Copy Source must mention the source bucket and key: sourcebucket/sourcekey",
@@ -108,13 +108,14 @@ pub(super) fn copy_source(header: &str) -> Result<ObjectRef, S3Error> {
             header,
         )
     };
-    let (path, query) = match header.split_once("?versionId=") {
-        Some((path, version)) => (path, Some(version)),
+    let (path, version) = match header.split_once("?versionId=") {
+        Some((_, "")) => return Err(malformed()),
+        Some((path, version)) => {
+            let version = decode(version).map_err(|_| malformed())?;
+            (path, Some(VersionId::parse(&version)))
+        }
         None => (header, None),
     };
-    if query.is_some_and(|version| version != "null") {
-        return Err(Code::NoSuchVersion.into());
-    }
     // Some clients escape the slash between bucket and key too, so decode before the split.
     let decoded = decode(path).map_err(|_| malformed())?;
     let rest = decoded.strip_prefix('/').unwrap_or(&decoded);
@@ -123,10 +124,8 @@ pub(super) fn copy_source(header: &str) -> Result<ObjectRef, S3Error> {
         return Err(malformed());
     }
     let bucket = decode_bucket(bucket)?;
-    Ok(ObjectRef {
-        bucket,
-        key: parse_key(key)?,
-    })
+    let key = parse_key(key)?;
+    Ok((ObjectRef { bucket, key }, version))
 }
 
 /// The Host header, or the authority of an HTTP/2 request.
@@ -339,7 +338,7 @@ mod tests {
             "demo%2Fa%20b",
             "/demo/a%20b?versionId=null",
         ] {
-            let source = copy_source(raw).unwrap();
+            let (source, _) = copy_source(raw).unwrap();
             assert_eq!(
                 (source.bucket.as_str(), source.key.as_str()),
                 ("demo", "a b"),
@@ -351,10 +350,11 @@ mod tests {
             copy_source("demo/").unwrap_err().code,
             Code::InvalidArgument
         );
-        assert_eq!(
-            copy_source("demo/k?versionId=7").unwrap_err().code,
-            Code::NoSuchVersion
-        );
+        let (_, version) = copy_source("demo/k?versionId=7").unwrap();
+        assert_eq!(version, Some(VersionId::parse("7")));
+        let (source, version) = copy_source("demo/k%3FversionId=7").unwrap();
+        assert_eq!((source.key.as_str(), version), ("k?versionId=7", None));
+        assert!(copy_source("demo/k?versionId=").is_err());
     }
 
     #[test]

@@ -4,13 +4,14 @@ use http::StatusCode;
 use http::header::HeaderMap;
 
 use super::error::{Code, S3Error};
-use super::get::{missing, refuse_other_versions};
+use super::get;
 use super::payload::Want;
 use super::reply::{self, Reply};
 use super::request::{self, ObjectRef};
+use super::versioning::{self, VERSION_ID};
 use super::xml::{Element, Writer};
 use super::{Call, document};
-use crate::engine::{Bucket, Tags};
+use crate::engine::{Bucket, Tags, VersionId};
 use crate::limits::{
     BUCKET_TAGS_MAX, OBJECT_TAGS_MAX, TAG_KEY_CHARS_MAX, TAG_VALUE_CHARS_MAX, XML_BYTES_MAX,
 };
@@ -118,12 +119,10 @@ pub(super) async fn get_of_object(
     bucket: &Bucket,
     object: &ObjectRef,
 ) -> Result<Reply, S3Error> {
-    refuse_other_versions(call)?;
-    let entry = bucket
-        .head(&object.key)
-        .await
-        .map_err(|error| missing(error, object))?;
-    Ok(page(&entry.metadata.tags))
+    let entry = get::find(call, bucket, object).await?;
+    let mut reply = page(&entry.metadata.tags);
+    versioning::write_id(reply.headers_mut(), VERSION_ID, bucket, &entry.version).await?;
+    Ok(reply)
 }
 
 pub(super) async fn put_of_object(
@@ -131,14 +130,10 @@ pub(super) async fn put_of_object(
     bucket: &Bucket,
     object: &ObjectRef,
 ) -> Result<Reply, S3Error> {
-    refuse_other_versions(&call)?;
+    let version = versioning::asked(&call)?;
     let (payload, _room) = call.payload(Want::default()).await?;
     let tags = of_document(&payload.collect(XML_BYTES_MAX).await?)?;
-    bucket
-        .set_tags(&object.key, tags)
-        .await
-        .map_err(|error| missing(error, object))?;
-    Ok(reply::empty(StatusCode::OK))
+    set(bucket, object, version, tags, StatusCode::OK).await
 }
 
 pub(super) async fn delete_of_object(
@@ -146,12 +141,25 @@ pub(super) async fn delete_of_object(
     bucket: &Bucket,
     object: &ObjectRef,
 ) -> Result<Reply, S3Error> {
-    refuse_other_versions(call)?;
-    bucket
-        .set_tags(&object.key, Tags::new())
+    let version = versioning::asked(call)?;
+    set(bucket, object, version, Tags::new(), StatusCode::NO_CONTENT).await
+}
+
+/// Sets the tags of the current version, or of the one that the request names.
+async fn set(
+    bucket: &Bucket,
+    object: &ObjectRef,
+    version: Option<VersionId>,
+    tags: Tags,
+    status: StatusCode,
+) -> Result<Reply, S3Error> {
+    let entry = bucket
+        .set_tags(&object.key, version.as_ref(), tags)
         .await
-        .map_err(|error| missing(error, object))?;
-    Ok(reply::empty(StatusCode::NO_CONTENT))
+        .map_err(|error| versioning::missing(error, object, version.as_ref()))?;
+    let mut reply = reply::empty(status);
+    versioning::write_id(reply.headers_mut(), VERSION_ID, bucket, &entry.version).await?;
+    Ok(reply)
 }
 
 pub(super) async fn get_of_bucket(bucket: &Bucket) -> Result<Reply, S3Error> {

@@ -29,9 +29,12 @@ class Server:
     `directory` that ends in `.img` is a blob store.
 
     `uid`: run as this user and group. `launcher`: a Launcher that starts the process under its eyes.
+    `state`: the state directory; servers that share it believe each other's configuration of the
+    bucket.
     """
 
-    def __init__(self, directory, home, durability="strict", uid=None, launcher=None, threads=2):
+    def __init__(self, directory, home, durability="strict", uid=None, launcher=None, threads=2,
+                 state=None):
         self.directory, self.home, self.launcher = directory, home, launcher
         home.mkdir(parents=True, exist_ok=True)
         self.output, self.log = home / "stdout.txt", home / "stderr.txt"
@@ -40,7 +43,7 @@ class Server:
                  else ["--bucket", f"{BUCKET}={directory}"])
         arguments = [BINARY, "serve", *place, "--no-auth",
                      "--listen", "127.0.0.1:0", "--durability", durability,
-                     "--threads", str(threads), "--state-dir", home / "state"]
+                     "--threads", str(threads), "--state-dir", state or home / "state"]
         environment = clean_environment(home)
         if uid is not None:
             (home / "state").mkdir(exist_ok=True)

@@ -485,7 +485,7 @@ impl Case {
         let tags: Tags = (0..count).map(tag).collect();
         let before = head(self.second(), name).await;
         let tagged = bucket
-            .set_tags(&crate::fixture::key(name), tags.clone())
+            .set_tags(&crate::fixture::key(name), None, tags.clone())
             .await;
         match (tagged, before, self.model.objects.get_mut(name)) {
             (Ok(entry), Ok(before), Some(object)) => {

@@ -309,7 +309,10 @@ pub(crate) async fn set_metadata_changes_metadata_and_time_alone(f: Fixture) {
 }
 
 pub(crate) async fn set_tags_changes_tags_alone(f: Fixture) {
-    let absent = f.bucket.set_tags(&key("absent"), tags(&[("a", "1")])).await;
+    let absent = f
+        .bucket
+        .set_tags(&key("absent"), None, tags(&[("a", "1")]))
+        .await;
     assert!(matches!(absent, Err(EngineError::NoSuchKey)), "{absent:?}");
     let bytes = pattern(1, 5000);
     for name in ["dir/k", "dir", "a//b"] {
@@ -324,14 +327,14 @@ pub(crate) async fn set_tags_changes_tags_alone(f: Fixture) {
             .collect();
         for new in [tags(&[("a", "1"), ("b", "2")]), most, tags(&[])] {
             want.metadata.tags.clone_from(&new);
-            let tagged = f.bucket.set_tags(&key(name), new).await.unwrap();
+            let tagged = f.bucket.set_tags(&key(name), None, new).await.unwrap();
             assert_eq!(*tagged, want);
             assert_eq!(*head(&f.bucket, name).await.unwrap(), want);
             assert_holds(&f.bucket, name, &bytes).await;
         }
     }
     f.bucket
-        .set_tags(&key("dir/k"), tags(&[("kept", "yes")]))
+        .set_tags(&key("dir/k"), None, tags(&[("kept", "yes")]))
         .await
         .unwrap();
     let f = f.reopen().await;
@@ -381,7 +384,7 @@ pub(crate) async fn a_file_that_is_tagged_stays_what_its_name_says(f: Fixture) {
     assert_eq!(before.metadata.content_type.as_deref(), Some("text/html"));
     let tagged = f
         .bucket
-        .set_tags(&key("page.html"), tags(&[("a", "1")]))
+        .set_tags(&key("page.html"), None, tags(&[("a", "1")]))
         .await;
     let tagged = tagged.unwrap();
     let mut want = Entry::clone(&before);

@@ -56,7 +56,9 @@ async fn get_version(
 }
 
 async fn delete_version(bucket: &Bucket, name: &str, version: &VersionId) -> Deleted {
-    bucket.delete_version(&key(name), version).await.unwrap()
+    let none = Precondition::default();
+    let deleted = bucket.delete_version(&key(name), version, &none).await;
+    deleted.unwrap()
 }
 
 async fn mark(bucket: &Bucket, name: &str) -> VersionId {
@@ -343,6 +345,50 @@ pub(crate) async fn completions_and_copies_are_versions_and_metadata_is_not(f: F
     assert_eq!((&entry.metadata, &got[..]), (&marked("new"), &bytes[..]));
     let found = get_version(&f.bucket, "key", &first.version).await;
     assert_eq!(found.unwrap().0, first);
+}
+
+pub(crate) async fn each_version_has_tags_of_its_own(f: Fixture) {
+    let f = with_versions!(f);
+    let bytes = pattern(1, 5000);
+    let tags = |value: &str| vec![("a".into(), value.into())];
+    let name = key("key");
+    let mut entries = Vec::new();
+    for _ in 0..3 {
+        entries.push(put(&f.bucket, "key", &bytes).await);
+    }
+    let mut expected = Vec::new();
+    for (at, entry) in entries.iter().enumerate() {
+        let tags = tags(&format!("{at}"));
+        let tagged = f.bucket.set_tags(&name, Some(&entry.version), tags.clone());
+        let tagged = tagged.await.unwrap();
+        let mut wanted = Entry::clone(entry);
+        wanted.metadata.tags = tags;
+        assert_eq!(*tagged, wanted);
+        expected.push(wanted);
+    }
+    let f = f.reopen().await;
+    for wanted in &expected {
+        let found = get_version(&f.bucket, "key", &wanted.version).await;
+        let (entry, got) = found.unwrap();
+        assert_eq!((&*entry, &got[..]), (wanted, &bytes[..]));
+    }
+    assert_eq!(*head(&f.bucket, "key").await.unwrap(), expected[2]);
+    assert_eq!(lines(&f.bucket).await.len(), 3);
+    let marker = mark(&f.bucket, "key").await;
+    let refused = f.bucket.set_tags(&name, Some(&marker), tags("x"));
+    let refused = refused.await;
+    assert!(
+        matches!(refused, Err(EngineError::DeleteMarker { .. })),
+        "{refused:?}"
+    );
+    let refused = f.bucket.set_tags(&name, None, tags("x")).await;
+    assert!(
+        matches!(refused, Err(EngineError::DeleteMarker { .. })),
+        "{refused:?}"
+    );
+    let unknown = VersionId::parse("0");
+    let refused = f.bucket.set_tags(&name, Some(&unknown), tags("x")).await;
+    assert!(matches!(refused, Err(EngineError::NoSuchVersion)));
 }
 
 pub(crate) async fn large_metadata_of_every_version_is_kept(f: Fixture) {

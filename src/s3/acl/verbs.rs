@@ -8,10 +8,12 @@ use crate::engine::{Condition, Precondition};
 use crate::limits::XML_BYTES_MAX;
 use crate::s3::authorize::{ACL, Access, Rules, Standing};
 use crate::s3::error::{Code, S3Error};
-use crate::s3::get::{missing, refuse_other_versions};
+use crate::s3::get::find;
 use crate::s3::payload::Want;
 use crate::s3::reply::{self, Reply};
 use crate::s3::request::ObjectRef;
+use crate::s3::route::not_implemented;
+use crate::s3::versioning::missing;
 use crate::s3::{Call, S3};
 
 pub(in crate::s3) async fn get_of_bucket(access: &Access<'_>) -> Result<Reply, S3Error> {
@@ -45,9 +47,7 @@ pub(in crate::s3) async fn get_of_object(
     access: &Access<'_>,
     object: &ObjectRef,
 ) -> Result<Reply, S3Error> {
-    refuse_other_versions(call)?;
-    let entry = access.bucket.head(&object.key).await;
-    let entry = entry.map_err(|error| missing(error, object))?;
+    let entry = find(call, &access.bucket, object).await?;
     let Standing { owner, rules } = access.standing().await?;
     let acl = if rules.acls_are_on() {
         Acl::of_object(&entry, &owner)
@@ -62,11 +62,15 @@ pub(in crate::s3) async fn put_of_object(
     access: &Access<'_>,
     object: &ObjectRef,
 ) -> Result<Reply, S3Error> {
-    refuse_other_versions(&call)?;
     let Standing { owner, rules } = access.standing().await?;
     let bucket = &access.bucket;
-    let entry = bucket.head(&object.key).await;
-    let entry = entry.map_err(|error| missing(error, object))?;
+    let entry = find(&call, bucket, object).await?;
+    let current = bucket.head(&object.key).await;
+    if !current.is_ok_and(|current| current.version == entry.version) {
+        return Err(not_implemented(
+            "PutObjectAcl of a version that is not the current one",
+        ));
+    }
     if !rules.acls_are_on() {
         return without_acls(call, &owner, &rules).await;
     }
@@ -82,7 +86,7 @@ pub(in crate::s3) async fn put_of_object(
     bucket
         .set_acl(&object.key, text, &precondition)
         .await
-        .map_err(|error| missing(error, object))?;
+        .map_err(|error| missing(error, object, None))?;
     Ok(reply::empty(StatusCode::OK))
 }
 

@@ -109,7 +109,7 @@ impl<'a> Scene<'a> {
             "tlsversion" if self.local.secure => Some(Cow::Borrowed("1.2")),
             // As the source is read, not as it is written: with a slash in front, with escapes.
             "x-amz-copy-source" => {
-                let source = request::copy_source(&self.header(key)?).ok()?;
+                let (source, _) = request::copy_source(&self.header(key)?).ok()?;
                 Some(Cow::Owned(format!("{}/{}", source.bucket, source.key)))
             }
             "object-lock-mode" | "object-lock-legal-hold" | "object-lock-retain-until-date" => {

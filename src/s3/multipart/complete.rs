@@ -11,7 +11,7 @@ use crate::s3::payload::Want;
 use crate::s3::reply::{self, Reply};
 use crate::s3::request::ObjectRef;
 use crate::s3::xml::{Element, Writer, malformed};
-use crate::s3::{Call, checksum, conditions, get, put};
+use crate::s3::{Call, checksum, conditions, put, versioning};
 
 pub(crate) async fn complete(
     call: Call<'_>,
@@ -60,13 +60,15 @@ pub(crate) async fn complete(
         .complete(&object.key, &id, plan)
         .await
         .map_err(|error| match error {
-            EngineError::NoSuchKey => get::missing(error, object),
+            EngineError::NoSuchKey => versioning::missing(error, object, None),
             error => super::missing(error, &id),
         })?;
     if entry.etag != etag {
         return Err(super::missing(EngineError::NoSuchUpload, &id));
     }
-    Ok(reply::xml(result(object, &entry, &host)))
+    let mut reply = reply::xml(result(object, &entry, &host));
+    versioning::write_new_id(reply.headers_mut(), &entry.version);
+    Ok(reply)
 }
 
 fn result(object: &ObjectRef, entry: &Entry, host: &str) -> String {

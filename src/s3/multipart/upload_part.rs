@@ -16,6 +16,7 @@ use crate::s3::payload::{Digests, Want};
 use crate::s3::range::{self, Asked};
 use crate::s3::reply::{self, Reply};
 use crate::s3::request::ObjectRef;
+use crate::s3::versioning::{self, SOURCE_VERSION_ID};
 use crate::s3::xml::Writer as Xml;
 use crate::s3::{Call, headers, put, reserve};
 
@@ -75,7 +76,9 @@ pub(crate) async fn upload_part_copy(
         .upload(&object.key, &id)
         .await
         .map_err(|error| super::missing(error, &id))?;
-    let (mut source, _) = copy::source(call, access).await?;
+    let mut source = copy::source(call, access).await?;
+    let source_version = source.reader.entry().version.clone();
+    let source_bucket = source.bucket.clone();
     if let Some(asked) = call.header("x-amz-copy-source-range") {
         source.range = source_range(asked, source.size_bytes)?;
     }
@@ -99,7 +102,10 @@ pub(crate) async fn upload_part_copy(
         .commit_part(etag, checksum)
         .await
         .map_err(|error| super::missing(error, &id))?;
-    Ok(reply::xml(copy_result(&part)))
+    let mut reply = reply::xml(copy_result(&part));
+    let headers = reply.headers_mut();
+    versioning::write_id(headers, SOURCE_VERSION_ID, &source_bucket, &source_version).await?;
+    Ok(reply)
 }
 
 /// The part's MD5 is needed for the object's ETag, so its bytes pass through here.
