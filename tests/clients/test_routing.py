@@ -81,6 +81,8 @@ def arguments(site, name):
         chosen.pop("CreateBucketConfiguration", None)
     if name == "CompleteMultipartUpload":
         chosen["MultipartUpload"] = {"Parts": [{"PartNumber": 1, "ETag": site.part}]}
+    if name == "PutBucketVersioning":
+        chosen["VersioningConfiguration"] = {"Status": "Enabled"}
     members = shape.members if shape else {}
     return {member: given for member, given in chosen.items()
             if member in members and given is not None}
