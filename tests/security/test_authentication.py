@@ -339,6 +339,13 @@ KINDS = {
 }
 
 
+def refusals(method, path, query):
+    """What a request may be answered that must have no effect."""
+    # A POST to a bucket that is no form is 412 on S3, whoever sends it.
+    no_form = (method, path, query) == ("POST", "/demo", "")
+    return (400, 403, 405, 412, 501) if no_form else (400, 403, 405, 501)
+
+
 @pytest.mark.parametrize("name", KINDS)
 def test_sec_auth_dispatch_every_route_refuses(prepared, name):
     before, wrong = snapshot(prepared), []
@@ -347,7 +354,8 @@ def test_sec_auth_dispatch_every_route_refuses(prepared, name):
         KINDS[name](request)
         answer = request.send()
         # What no verb answers is told to be so, with or without a signature.
-        refused = (400, 403) if route in VERBS and name != "other_algorithm" else (400, 403, 405, 501)
+        verb = route in VERBS and name != "other_algorithm"
+        refused = (400, 403) if verb else refusals(*route[:3])
         if answer.status not in refused or b"kept" in answer.body:
             wrong.append((route[:3], answer.status, answer.code))
     assert not wrong, wrong
@@ -383,7 +391,7 @@ def test_sec_auth_dispatch_another_user_is_refused(start, tmp_path):
         request = Request(site, *route)
         request.server = SimpleNamespace(**vars(eve))
         answer = request.sign().send()
-        assert answer.status in (400, 403, 405, 501), (route, answer.status)
+        assert answer.status in refusals(*route[:3]), (route, answer.status)
         assert b"kept" not in answer.body
     assert s3.get_object(Bucket="demo", Key="k")["Body"].read() == b"kept"
     assert len(s3.list_multipart_uploads(Bucket="demo")["Uploads"]) == 1
@@ -417,5 +425,6 @@ def test_sec_signature_scope_the_body_is_what_was_signed(prepared):
             request.sign()
             request.body = request.body[:-1] + b"?"
             answer = request.send()
-            assert answer.status in (400, 403, 501, 405), (method, path, query, answer.status)
+            refused = refusals(method, path, query)
+            assert answer.status in refused, (method, path, query, answer.status)
     assert snapshot(prepared) == before
