@@ -3,10 +3,14 @@
 //! `docs/configuration.md` documents every option; a test holds it, `lobos.cfg` and this file
 //! together.
 
+mod auth;
+mod control;
 #[cfg(test)]
 mod documents;
 mod explain;
+mod limits;
 mod raw;
+mod tls;
 mod units;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -14,7 +18,6 @@ use std::fmt;
 use std::fs;
 use std::io;
 use std::net::{IpAddr, ToSocketAddrs};
-use std::os::unix::fs::MetadataExt as _;
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,9 +26,10 @@ use serde::{Deserialize, Deserializer};
 use zeroize::Zeroizing;
 
 use crate::engine::{BucketName, Durability};
-use crate::s3::auth::policy::{self, Policy};
+use crate::s3::auth::policy::Policy;
 use crate::s3::{ETagMode, ETagModes, Ownership};
 
+pub use control::CONTROL_PORT;
 pub use units::{BlobPlace, Listen, shell_quoted};
 
 /// Everything that the server is told, checked.
@@ -303,12 +307,15 @@ impl Config {
         let name = path.display().to_string();
         let base = path.parent().unwrap_or(Path::new(""));
         let raw = parse(&name, &source)?;
-        let secrets = secret_files(&raw.auth, path, base);
+        let secrets = auth::secret_files(&raw.auth, path, base);
         let error = match build(raw, base, overrides) {
             Err(ConfigError::Invalid(text)) => text,
             Err(error) => return Err(error),
             Ok(mut config) => {
-                config.warnings = secrets.iter().filter_map(|file| exposed(file)).collect();
+                config.warnings = secrets
+                    .iter()
+                    .filter_map(|file| auth::exposed(file))
+                    .collect();
                 return Ok(config);
             }
         };
@@ -329,32 +336,8 @@ fn parse(name: &str, source: &str) -> Result<raw::File, ConfigError> {
     })
 }
 
-/// The files that hold secrets of users: the configuration itself, or those that it names.
-fn secret_files(auth: &raw::Auth, file: &Path, base: &Path) -> Vec<PathBuf> {
-    let users = || auth.root.iter().chain(&auth.user);
-    let itself = users().any(|user| user.secret_key.is_some());
-    let named = users().filter_map(|user| user.secret_key_file.as_ref());
-    let itself = itself.then(|| file.to_owned());
-    itself
-        .into_iter()
-        .chain(named.map(|name| base.join(name)))
-        .collect()
-}
-
-/// What to say of a file with secrets that every user of the machine can read.
-fn exposed(file: &Path) -> Option<String> {
-    let mode = fs::metadata(file).ok()?.mode() & 0o7777;
-    (mode & 0o004 != 0).then(|| {
-        format!(
-            "{} holds secret keys and can be read by everybody (mode {mode:04o}); run chmod o-rwx on \
-             it",
-            file.display()
-        )
-    })
-}
-
 fn build(raw: raw::File, base: &Path, overrides: Overrides) -> Result<Config, ConfigError> {
-    let auth = build_auth(raw.auth, base, overrides.root_user)?;
+    let auth = auth::build_auth(raw.auth, base, overrides.root_user)?;
     let places = Places {
         directories: overrides.directories,
         buckets: overrides.buckets,
@@ -390,20 +373,20 @@ fn build(raw: raw::File, base: &Path, overrides: Overrides) -> Result<Config, Co
                 .state_dir
                 .or(server.state_dir.map(|dir| base.join(dir))),
             etags: build_etags(overrides.etag.or(server.etag), raw.bucket)?,
-            limits: build_limits(&server.limits)?,
-            timeouts: build_timeouts(&server.timeouts)?,
+            limits: limits::build_limits(&server.limits)?,
+            timeouts: limits::build_timeouts(&server.timeouts)?,
         },
         filesystem,
         blob,
         auth,
-        tls: raw.tls.map(|tls| build_tls(tls, base)).transpose()?,
-        metrics: build_endpoint(
+        tls: raw.tls.map(|tls| tls::build_tls(tls, base)).transpose()?,
+        metrics: control::build_endpoint(
             "metrics",
             raw.metrics.enabled,
             raw.metrics.listen,
-            METRICS_PORT,
+            control::METRICS_PORT,
         )?,
-        control: build_control(raw.control, base, has_tls)?,
+        control: control::build_control(raw.control, base, has_tls)?,
         log: build_log(raw.log, overrides.log_level, base),
         warnings: Vec::new(),
     };
@@ -516,70 +499,6 @@ fn bucket_name(name: &str, shown: &str) -> Result<BucketName, ConfigError> {
     })
 }
 
-fn build_limits(raw: &raw::Limits) -> Result<Limits, ConfigError> {
-    let connections = raw.connections.unwrap_or(4096);
-    if !(1..=1_000_000).contains(&connections) {
-        return Err(invalid("`server.limits.connections` must be 1 to 1000000"));
-    }
-    let in_flight = raw.in_flight.map_or(256 << 20, |size| size.bytes);
-    let in_flight_bytes = usize::try_from(in_flight)
-        .ok()
-        .filter(|bytes| (crate::limits::REQUEST_WINDOW_BYTES..=IN_FLIGHT_MAX).contains(bytes))
-        .ok_or_else(|| invalid("`server.limits.in_flight` must be 1 MiB to 1 TiB"))?;
-    let http2_streams = raw.http2_streams.unwrap_or(64);
-    if !(1..=1000).contains(&http2_streams) {
-        return Err(invalid("`server.limits.http2_streams` must be 1 to 1000"));
-    }
-    Ok(Limits {
-        connections,
-        in_flight_bytes,
-        in_flight_wait: seconds("limits.in_flight_wait", raw.in_flight_wait, 10)?,
-        http2_streams,
-    })
-}
-
-fn build_timeouts(raw: &raw::Timeouts) -> Result<Timeouts, ConfigError> {
-    let rate_bytes = raw.rate.map_or(1024, |rate| rate.bytes);
-    if rate_bytes > 1 << 30 {
-        return Err(invalid(
-            "`server.timeouts.rate` must be at most 1 GiB (a second)",
-        ));
-    }
-    Ok(Timeouts {
-        head: seconds("timeouts.head", raw.head, 10)?,
-        body: seconds("timeouts.body", raw.body, 30)?,
-        reply: seconds("timeouts.reply", raw.reply, 60)?,
-        idle: seconds("timeouts.idle", raw.idle, 60)?,
-        stop: seconds("timeouts.stop", raw.stop, 30)?,
-        rate_bytes,
-    })
-}
-
-fn seconds(key: &str, raw: Option<units::Span>, default: u64) -> Result<Duration, ConfigError> {
-    let span = raw.unwrap_or(units::Span { seconds: default });
-    if !(1..=86_400).contains(&span.seconds) {
-        return Err(ConfigError::Invalid(format!(
-            "`server.{key}` must be 1 second to 1 day, such as \"{default}s\""
-        )));
-    }
-    Ok(span.duration())
-}
-
-/// Both files must be there; `tls::load` looks into them.
-fn build_tls(raw: raw::Tls, base: &Path) -> Result<Tls, ConfigError> {
-    let readable = |key: &str, path: PathBuf| match fs::File::open(&path) {
-        Ok(_) => Ok(path),
-        Err(error) => Err(ConfigError::Invalid(format!(
-            "`tls.{key}` names {}, which cannot be read: {error}",
-            path.display()
-        ))),
-    };
-    Ok(Tls {
-        cert: readable("cert", base.join(raw.cert))?,
-        key: readable("key", base.join(raw.key))?,
-    })
-}
-
 fn build_log(raw: raw::Log, level: Option<String>, base: &Path) -> Log {
     Log {
         level: level
@@ -591,43 +510,6 @@ fn build_log(raw: raw::Log, level: Option<String>, base: &Path) -> Log {
         access_format: raw.access_format.unwrap_or_default(),
         audit_log: raw.audit_log.map(|file| base.join(file)),
     }
-}
-
-fn build_endpoint(
-    section: &str,
-    enabled: Option<bool>,
-    listen: Option<Listen>,
-    usual_port: u16,
-) -> Result<Endpoint, ConfigError> {
-    match (enabled.unwrap_or(true), listen) {
-        (true, Some(listen)) => Ok(Endpoint::At(listen)),
-        (true, None) => Ok(Endpoint::Usual(Listen::Tcp {
-            host: "127.0.0.1".into(),
-            port: usual_port,
-        })),
-        (false, None) => Ok(Endpoint::Off),
-        (false, Some(listen)) => Err(ConfigError::Invalid(format!(
-            "`{section}.listen` is {listen} and `{section}.enabled` is false; keep one of them"
-        ))),
-    }
-}
-
-/// Who is off this machine cannot be known by a user id, and its token must not be overheard.
-fn build_control(raw: raw::Control, base: &Path, has_tls: bool) -> Result<Control, ConfigError> {
-    let endpoint = build_endpoint("control", raw.enabled, raw.listen, CONTROL_PORT)?;
-    if let Endpoint::At(listen) = &endpoint
-        && !is_loopback(listen)?
-        && (raw.token_file.is_none() || !has_tls)
-    {
-        return Err(ConfigError::Invalid(format!(
-            "`control.listen` is {listen}, which others can reach: that needs \
-             `control.token_file` and [tls]; or listen on 127.0.0.1 or unix:/path"
-        )));
-    }
-    Ok(Control {
-        endpoint,
-        token_file: raw.token_file.map(|file| base.join(file)),
-    })
 }
 
 /// What shall be served, as the command line has it.
@@ -765,146 +647,6 @@ fn resolve(dir: &Path) -> PathBuf {
     resolved
 }
 
-fn build_auth(
-    raw: raw::Auth,
-    base: &Path,
-    root_user: Option<(String, SecretText)>,
-) -> Result<Auth, ConfigError> {
-    let root = match (root_user, raw.root) {
-        (Some((access_key, secret_key)), raw) => {
-            let raw = raw::User {
-                access_key: Some(access_key.into()),
-                secret_key: Some(secret_key),
-                secret_key_file: None,
-                ..raw.unwrap_or_default()
-            };
-            Some(build_user("auth.root", Some(ROOT), raw, base)?)
-        }
-        (None, Some(raw)) => Some(build_user("auth.root", Some(ROOT), raw, base)?),
-        (None, None) => None,
-    };
-    let mut users = Vec::new();
-    for (index, raw) in raw.user.into_iter().enumerate() {
-        let key = format!("auth.user[{}]", index + 1);
-        users.push(build_user(&key, None, raw, base)?);
-    }
-    let all = || users.iter().chain(&root);
-    for (what, field) in [
-        ("access_key", (|user| &user.access_key) as fn(&User) -> &str),
-        ("name", |user| &user.name),
-        ("id", |user| &user.id),
-    ] {
-        let mut seen = HashSet::new();
-        if let Some(user) = all().find(|user| !seen.insert(field(user))) {
-            return Err(ConfigError::Invalid(format!(
-                "two users in [auth] have the same {what} `{}`; each needs its own",
-                field(user)
-            )));
-        }
-    }
-    Ok(Auth {
-        sigv2: raw.sigv2.unwrap_or(true),
-        root,
-        users,
-    })
-}
-
-/// `key`: where the user stands, as messages name it.
-fn build_user(
-    key: &str,
-    default_name: Option<&str>,
-    raw: raw::User,
-    base: &Path,
-) -> Result<User, ConfigError> {
-    let lacks = |what: &str| ConfigError::Invalid(format!("`{key}` lacks `{what}`"));
-    let name = raw
-        .name
-        .or(default_name.map(Into::into))
-        .ok_or_else(|| lacks("name"))?;
-    let access_key = raw.access_key.ok_or_else(|| lacks("access_key"))?;
-    let (secret_key, of_secret) = match (raw.secret_key, raw.secret_key_file) {
-        (Some(secret), None) => (secret, "secret_key"),
-        (None, Some(file)) => (secret_from_file(&base.join(file))?, "secret_key_file"),
-        (None, None) => return Err(lacks("secret_key` or `secret_key_file")),
-        (Some(_), Some(_)) => {
-            return Err(ConfigError::Invalid(format!(
-                "`{key}.secret_key` is given, and `{key}.secret_key_file` too; keep one"
-            )));
-        }
-    };
-    let visible = |text: &str| text.bytes().all(|b| b.is_ascii_graphic());
-    if !(3..=128).contains(&access_key.len())
-        || !visible(&access_key)
-        || access_key.contains(['/', ',', '='])
-    {
-        return Err(ConfigError::Invalid(format!(
-            "`{key}.access_key` (of {name}) must be 3 to 128 visible ASCII characters without '/', \
-             ',' and '='"
-        )));
-    }
-    if !(8..=128).contains(&secret_key.reveal().len()) || !visible(secret_key.reveal()) {
-        return Err(ConfigError::Invalid(format!(
-            "`{key}.{of_secret}` (of {name}) must hold 8 to 128 visible ASCII characters; \
-             `lobos keygen` makes a pair"
-        )));
-    }
-    let id = raw.id.unwrap_or_else(|| name.clone());
-    if name.is_empty() || id.is_empty() {
-        return Err(ConfigError::Invalid(format!(
-            "`{key}` has an empty name or id"
-        )));
-    }
-    let policy = match raw.policy {
-        None => None,
-        Some(_) if default_name.is_some() => {
-            return Err(ConfigError::Invalid(format!(
-                "`{key}.policy` is set; this user may do everything, so take the line away"
-            )));
-        }
-        Some(named) => Some(Arc::new(user_policy(key, &named, base)?)),
-    };
-    Ok(User {
-        name,
-        id,
-        access_key,
-        secret_key,
-        policy,
-    })
-}
-
-/// A ready-made policy by its name, or the one in a file.
-/// `key`: how the section of its user is called.
-fn user_policy(key: &str, named: &str, base: &Path) -> Result<Policy, ConfigError> {
-    let text = match policy::ready_made(named) {
-        Some(text) => text.to_owned(),
-        None => {
-            let path = base.join(named);
-            fs::read_to_string(&path).map_err(|source| {
-                ConfigError::Invalid(format!(
-                    "`{key}.policy` is '{named}', neither one of {} nor a file that can be read: \
-                     {source}",
-                    policy::READY_MADE.join(", ")
-                ))
-            })?
-        }
-    };
-    Policy::of_user(&text).map_err(|error| {
-        ConfigError::Invalid(format!(
-            "`{key}.policy` is '{named}', which is refused: {error}"
-        ))
-    })
-}
-
-/// The secret in a file; white space around it does not count.
-fn secret_from_file(path: &Path) -> Result<SecretText, ConfigError> {
-    let text = fs::read_to_string(path).map_err(|source| ConfigError::Read {
-        path: path.into(),
-        source,
-    })?;
-    let text = Zeroizing::new(text);
-    Ok(SecretText::new(text.trim().to_owned()))
-}
-
 fn invalid(text: &str) -> ConfigError {
     ConfigError::Invalid(text.to_owned())
 }
@@ -913,8 +655,4 @@ fn invalid(text: &str) -> ConfigError {
 const ROOT: &str = "root";
 const NOTHING_TO_SERVE: &str = "there is nothing to serve; name a directory (lobos serve DIR), \
      --root DIR or --blob PATH:SIZE, or `root` or `buckets` in [filesystem], or `path` in [blob]";
-const METRICS_PORT: u16 = 9091;
-/// Where the control plane is unless it is configured otherwise.
-pub const CONTROL_PORT: u16 = 50051;
-const IN_FLIGHT_MAX: usize = 1 << 40;
 const BLOB_BUFFERS_MAX: usize = 64 << 30;
