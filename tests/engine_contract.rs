@@ -21,6 +21,8 @@ mod copies;
 mod fixture;
 #[path = "engine_contract/keyspace.rs"]
 mod keyspace;
+#[path = "engine_contract/locks.rs"]
+mod locks;
 #[path = "engine_contract/multipart.rs"]
 mod multipart;
 #[path = "engine_contract/names.rs"]
@@ -239,6 +241,18 @@ on_every_engine! {
         versions_are_listed_by_key_page_by_page
         racing_writers_lose_no_version
         random_operations_on_versions_agree_with_a_model
+    }
+    locks {
+        a_locked_version_is_not_removed
+        who_may_bypass_governance_removes_what_it_retains
+        a_retention_is_shortened_by_nobody_who_may_not
+        a_version_gets_the_default_of_its_bucket
+        a_locked_key_is_written_and_marked_all_the_same
+        a_lock_stays_when_everything_else_changes
+        an_older_version_is_locked_by_its_id
+        a_locked_null_version_outlives_what_another_program_puts_there
+        a_bucket_without_locks_takes_none
+        of_a_lock_and_a_removal_that_race_one_wins
     }
     multipart {
         an_upload_becomes_one_object

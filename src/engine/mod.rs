@@ -31,15 +31,22 @@
 //! is that in which they were committed, whatever the clock says. A precondition speaks of the
 //! current entry; a delete marker is none.
 //!
-//! # What comes next
-//! Retention and legal hold are fields of [`Entry`]. The on-disk record is extensible for them (see
-//! `docs/design.md`).
+//! # Object lock
+//! In a bucket that has it ([`BucketConfig::lock`], read with each write) a version carries a
+//! [`Lock`], in [`Metadata::lock`]: what its commit said, or the bucket's default
+//! (`Lock::of_commit`). [`Bucket::delete_version`] asks [`Lock::check_removal`], and
+//! [`Bucket::set_lock`] asks [`Lock::changed`], in one step with the removal or the change, so that
+//! of a removal and a lock that race one comes first. Such a bucket keeps versions whatever
+//! [`BucketConfig::versioning`] says (`BucketConfig::kept_versions`); so a write or a delete without
+//! an id, which only adds a version, asks nothing. A lock that cannot be read is an error, never no
+//! lock. Locks bind callers of this contract, not other programs in a directory.
 //!
 //! `tests/engine_contract.rs` holds every engine to this page.
 
 pub mod blob;
 mod engines;
 pub mod fs;
+mod locks;
 mod types;
 mod uploads_page;
 
@@ -49,6 +56,10 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 
 pub use engines::{Engines, EnginesError};
+pub use locks::{
+    BucketLock, Bypass, DefaultRetention, Lock, LockChange, Retention, RetentionMode,
+    RetentionPeriod,
+};
 pub use types::{
     BucketConfig, BucketInfo, BucketName, Checksum, ChecksumAlgorithm, ChecksumKind, Commit,
     CompletePlan, Condition, Deleted, Durability, ETag, EngineError, Entry, InvalidName, Metadata,
@@ -229,8 +240,8 @@ impl Bucket {
         }
     }
 
-    /// Replaces the metadata of the current entry; its bytes, ETag, checksum, parts and version
-    /// stay.
+    /// Replaces the metadata of the current entry but its lock; its bytes, ETag, checksum, parts
+    /// and version stay.
     /// The entry's `modified` becomes now.
     pub async fn set_metadata(
         &self,
@@ -271,6 +282,23 @@ impl Bucket {
         }
     }
 
+    /// Changes the lock of the current entry, or of the version that is named, if it lets itself be
+    /// changed so. Everything else of it stays, its time too. Errors: [`EngineError::Locked`],
+    /// [`EngineError::NoObjectLock`].
+    pub async fn set_lock(
+        &self,
+        key: &ObjectKey,
+        version: Option<&VersionId>,
+        change: LockChange,
+        bypass: Bypass,
+    ) -> Result<Arc<Entry>, EngineError> {
+        match self {
+            Self::Fs(bucket) => bucket.set_lock(key, version, change, bypass).await,
+            // Its buckets have no lock: see `create_bucket`.
+            Self::Blob(_) => Err(EngineError::NoObjectLock),
+        }
+    }
+
     /// Removes the current entry, or writes a delete marker where versions are kept. A key that
     /// does not exist is `Deleted::Absent`, not an error, unless the precondition asks for one that
     /// exists; where versions are kept it gets its marker too.
@@ -286,16 +314,26 @@ impl Bucket {
     }
 
     /// Removes one version, or delete marker, for good. One that does not exist is
-    /// `Deleted::Absent`, whatever the precondition, which speaks of that version.
+    /// `Deleted::Absent`, whatever the precondition, which speaks of that version. `bypass`: the
+    /// retention that does not count. [`EngineError::Locked`] if another does, or a legal hold.
     pub async fn delete_version(
         &self,
         key: &ObjectKey,
         version: &VersionId,
         precondition: &Precondition,
+        bypass: Bypass,
     ) -> Result<Deleted, EngineError> {
         match self {
-            Self::Fs(bucket) => bucket.delete_version(key, version, precondition).await,
-            Self::Blob(bucket) => bucket.delete_version(key, version, precondition).await,
+            Self::Fs(bucket) => {
+                bucket
+                    .delete_version(key, version, precondition, bypass)
+                    .await
+            }
+            Self::Blob(bucket) => {
+                bucket
+                    .delete_version(key, version, precondition, bypass)
+                    .await
+            }
         }
     }
 

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use super::locks::{BucketLock, Lock};
 use crate::clock::Timestamp;
 use crate::limits::{BUCKET_CONFIG_BYTES_MAX, KEY_BYTES_MAX};
 
@@ -191,6 +192,9 @@ pub struct Metadata {
     /// bucket owner's alone.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub acl: Option<Box<str>>,
+    /// Changed by [`super::Bucket::set_lock`] alone.
+    #[serde(skip_serializing_if = "Lock::is_empty")]
+    pub lock: Lock,
 }
 
 /// Names and values of user metadata.
@@ -564,6 +568,9 @@ pub struct BucketConfig {
     /// `None`: it never kept versions. Once it does, it can only be suspended.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub versioning: Option<Versioning>,
+    /// `Some`: versions can be locked, and are kept as if `versioning` were `Enabled`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lock: Option<BucketLock>,
 }
 
 impl BucketConfig {
@@ -574,6 +581,15 @@ impl BucketConfig {
             created,
             documents: BTreeMap::new(),
             versioning: None,
+            lock: None,
+        }
+    }
+
+    /// What becomes of versions now.
+    pub(super) fn kept_versions(&self) -> Option<Versioning> {
+        match self.lock {
+            Some(_) => Some(Versioning::Enabled),
+            None => self.versioning,
         }
     }
 
@@ -645,6 +661,15 @@ pub enum EngineError {
     InvalidPart { number: u32 },
     #[error("the precondition does not hold")]
     PreconditionFailed,
+    /// A retention or a legal hold forbids it.
+    #[error("the version is protected by object lock")]
+    Locked,
+    /// A lock was asked for where the bucket has none.
+    #[error("the bucket has no object lock")]
+    NoObjectLock,
+    /// The engine cannot do that yet.
+    #[error("the engine cannot do that: {what}")]
+    Unsupported { what: &'static str },
     /// No space, inodes or quota left.
     #[error("the storage is full")]
     Full,

@@ -247,7 +247,7 @@ fn needs_hashing(
     }
 }
 
-/// What the copy's metadata is. The website redirect and the ACL are never copied;
+/// What the copy's metadata is. The website redirect, the ACL and the lock are never copied;
 /// they are what this request says.
 fn new_metadata(source: &Reader, given: Metadata, replace: bool, replace_tags: bool) -> Metadata {
     let source = &source.entry().metadata;
@@ -261,6 +261,7 @@ fn new_metadata(source: &Reader, given: Metadata, replace: bool, replace_tags: b
             tags,
             website_redirect: given.website_redirect,
             acl: given.acl,
+            lock: given.lock,
             ..source.clone()
         },
     }

@@ -12,7 +12,9 @@ use super::reply::{self, Reply};
 use super::request::{ObjectRef, parse_key};
 use super::versioning::{self, DELETE_MARKER, VERSION_ID};
 use super::xml::{Element, Writer, malformed};
-use crate::engine::{Bucket, Condition, Deleted, EngineError, ObjectKey, Precondition, VersionId};
+use crate::engine::{
+    Bucket, Bypass, Condition, Deleted, EngineError, ObjectKey, Precondition, VersionId,
+};
 use crate::limits::{DELETE_KEYS_MAX, DELETE_XML_BYTES_MAX};
 
 /// DeleteObject: 204, whether the key was there or not.
@@ -49,7 +51,12 @@ async fn delete(
 ) -> Result<Deleted, EngineError> {
     match version {
         None => bucket.delete(key, precondition).await,
-        Some(version) => bucket.delete_version(key, version, precondition).await,
+        Some(version) => {
+            let bypass = Bypass::Nothing;
+            bucket
+                .delete_version(key, version, precondition, bypass)
+                .await
+        }
     }
 }
 

@@ -117,6 +117,18 @@ impl From<EngineError> for S3Error {
                 Self::new(Code::InvalidPart).detail("PartNumber", number.to_string())
             }
             EngineError::PreconditionFailed => Self::new(Code::PreconditionFailed),
+            EngineError::Locked => Self::with_message(
+                Code::AccessDenied,
+                "Access Denied because object protected by object lock.",
+            ),
+            EngineError::NoObjectLock => Self::with_message(
+                Code::InvalidRequest,
+                "Bucket is missing Object Lock Configuration",
+            ),
+            EngineError::Unsupported { what } => Self::with_message(
+                Code::NotImplemented,
+                format!("The engine of this bucket cannot do that yet: {what}."),
+            ),
             EngineError::Full => Self::new(Code::InsufficientStorage),
             EngineError::ReadOnly { why } => Self::with_message(
                 Code::ServiceUnavailable,

@@ -6,7 +6,7 @@ use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use super::error::{Code, S3Error};
 use super::reply::insert;
 use super::tags;
-use crate::engine::{Checksum, Entry, Metadata, UserMetadata};
+use crate::engine::{Checksum, Entry, Lock, Metadata, UserMetadata};
 use crate::limits::USER_METADATA_BYTES_MAX;
 
 const USER_PREFIX: &str = "x-amz-meta-";
@@ -41,6 +41,7 @@ pub(super) fn metadata(headers: &HeaderMap) -> Result<Metadata, S3Error> {
         user: user_metadata(headers)?,
         tags: tags::of_header(headers)?,
         acl: None,
+        lock: Lock::default(),
     })
 }
 

@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use lobos::engine::{
     Checksum, ChecksumAlgorithm, ChecksumKind, Commit, Condition, Deleted, ETag, EngineError,
-    Entry, Metadata, Precondition, Range, Tags,
+    Entry, Lock, Metadata, Precondition, Range, Tags,
 };
 
 use crate::fixture::*;
@@ -471,6 +471,7 @@ fn full_metadata() -> Metadata {
         ],
         tags: tags(&[("z", "1"), ("a", ""), ("ü", "☃ =&")]),
         acl: Some("{\"owner\":\"somebody\"}".into()),
+        lock: Lock::default(),
     }
 }
 

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use lobos::engine::{
-    Bucket, Condition, Deleted, EngineError, Entry, Precondition, Resume, VersionId, VersionItem,
-    Versioning, VersionsPlan, VersionsResume,
+    Bucket, Bypass, Condition, Deleted, EngineError, Entry, Precondition, Resume, VersionId,
+    VersionItem, Versioning, VersionsPlan, VersionsResume,
 };
 
 use crate::fixture::*;
@@ -57,7 +57,9 @@ async fn get_version(
 
 async fn delete_version(bucket: &Bucket, name: &str, version: &VersionId) -> Deleted {
     let none = Precondition::default();
-    let deleted = bucket.delete_version(&key(name), version, &none).await;
+    let deleted = bucket
+        .delete_version(&key(name), version, &none, Bypass::Nothing)
+        .await;
     deleted.unwrap()
 }
 

@@ -156,6 +156,10 @@ impl BlobEngine {
         name: &BucketName,
         config: BucketConfig,
     ) -> Result<(), EngineError> {
+        if config.lock.is_some() {
+            let what = "buckets of the blob engine have no versions, and so no object lock";
+            return Err(EngineError::Unsupported { what });
+        }
         let item = bucket_item(name);
         let number = &self.core.next_number;
         let id = number.fetch_add(1, std::sync::atomic::Ordering::AcqRel);

@@ -191,6 +191,7 @@ impl BlobBucket {
         stored.checksum.clone_from(&plan.checksum);
         stored.upload = Some(name);
         let metadata = plan_of(upload)?.metadata;
+        metadata.lock.of_commit(None, self.core.clock.now())?;
         let described = describe(&metadata, &parts)?;
         let mut content = Content::default();
         content.describe(&self.core, &mut stored, described)?;

@@ -86,6 +86,7 @@ impl BlobWriter {
     pub async fn commit(mut self, commit: Commit) -> Result<Arc<Entry>, EngineError> {
         let core = Arc::clone(&self.spool.core);
         let now = core.clock.now();
+        commit.metadata.lock.of_commit(None, now)?;
         loop {
             let (size_bytes, content) = match self.shared.take() {
                 Some(source) => Content::shared(source),

@@ -3,8 +3,8 @@
 use super::bucket::BlobBucket;
 use super::get::BlobReader;
 use crate::engine::{
-    Deleted, EngineError, Entry, ObjectKey, Precondition, Resume, ScanItem, ScanPlan, VersionId,
-    VersionItem, VersionsPage, VersionsPlan, VersionsResume,
+    Bypass, Deleted, EngineError, Entry, ObjectKey, Precondition, Resume, ScanItem, ScanPlan,
+    VersionId, VersionItem, VersionsPage, VersionsPlan, VersionsResume,
 };
 use std::sync::Arc;
 
@@ -39,6 +39,7 @@ impl BlobBucket {
         key: &ObjectKey,
         version: &VersionId,
         precondition: &Precondition,
+        _bypass: Bypass,
     ) -> Result<Deleted, EngineError> {
         match version {
             VersionId::Null => self.delete(key, precondition).await,

@@ -34,7 +34,7 @@ impl FsBucket {
         if !precondition.is_empty() {
             precondition.check(self.current(key)?.as_deref())?;
         }
-        let succession = self.succession(key)?;
+        let succession = self.succession(key, &*self.fresh_config()?)?;
         if let Some(marker) = self.next_marker(key, succession)? {
             let let_go = self.keep_current(lock, key, succession)?;
             self.write_marker(lock, key, &marker)?;

@@ -16,7 +16,8 @@ use super::types::Description;
 use super::walk::{Pinned, Place, is_absent, split, tree_path};
 use crate::clock::Timestamp;
 use crate::engine::{
-    Durability, EngineError, Entry, Metadata, ObjectKey, Precondition, Tags, VersionId,
+    Bypass, Durability, EngineError, Entry, LockChange, Metadata, ObjectKey, Precondition, Tags,
+    VersionId,
 };
 use crate::io::files;
 
@@ -28,16 +29,37 @@ enum Change {
     Tags(Tags),
     /// The ACL alone.
     Acl(Option<Box<str>>),
+    /// The lock alone, if it lets itself be changed so.
+    Lock {
+        change: LockChange,
+        bypass: Bypass,
+        /// The bucket has locks.
+        is_bucket_locked: bool,
+    },
 }
 
 impl Change {
     /// The metadata as it will be, and the time if it changes.
-    fn apply(self, now: Metadata, clock: Timestamp) -> (Metadata, Option<Timestamp>) {
-        match self {
-            Self::Metadata(metadata) => (metadata, Some(clock)),
+    fn apply(
+        self,
+        now: Metadata,
+        clock: Timestamp,
+    ) -> Result<(Metadata, Option<Timestamp>), EngineError> {
+        let lock = now.lock;
+        Ok(match self {
+            Self::Metadata(metadata) => (Metadata { lock, ..metadata }, Some(clock)),
             Self::Tags(tags) => (Metadata { tags, ..now }, None),
             Self::Acl(acl) => (Metadata { acl, ..now }, None),
-        }
+            // A lock that came with the file counts, and can be taken off, elsewhere too.
+            Self::Lock {
+                is_bucket_locked: false,
+                ..
+            } if lock.is_empty() => return Err(EngineError::NoObjectLock),
+            Self::Lock { change, bypass, .. } => {
+                let lock = lock.changed(change, clock, bypass)?;
+                (Metadata { lock, ..now }, None)
+            }
+        })
     }
 }
 
@@ -60,7 +82,45 @@ impl FsBucket {
         version: Option<&VersionId>,
         tags: Tags,
     ) -> Result<Arc<Entry>, EngineError> {
-        let change = Change::Tags(tags);
+        self.describe_version(key, version, Change::Tags(tags))
+            .await
+    }
+
+    /// Changes the lock of an entry. See [`crate::engine::Bucket::set_lock`].
+    pub async fn set_lock(
+        self: &Arc<Self>,
+        key: &ObjectKey,
+        version: Option<&VersionId>,
+        change: LockChange,
+        bypass: Bypass,
+    ) -> Result<Arc<Entry>, EngineError> {
+        let change = Change::Lock {
+            change,
+            bypass,
+            // A bucket that has locks keeps them.
+            is_bucket_locked: self.config().await?.lock.is_some(),
+        };
+        self.describe_version(key, version, change).await
+    }
+
+    /// Replaces the ACL of the current entry. See [`crate::engine::Bucket::set_acl`].
+    pub async fn set_acl(
+        self: &Arc<Self>,
+        key: &ObjectKey,
+        acl: Option<Box<str>>,
+        precondition: &Precondition,
+    ) -> Result<Arc<Entry>, EngineError> {
+        let change = Change::Acl(acl);
+        self.describe(key, change, precondition.clone()).await
+    }
+
+    /// Of the version that is named, else of the current one.
+    async fn describe_version(
+        self: &Arc<Self>,
+        key: &ObjectKey,
+        version: Option<&VersionId>,
+        change: Change,
+    ) -> Result<Arc<Entry>, EngineError> {
         let Some(version) = version else {
             return self.describe(key, change, Precondition::default()).await;
         };
@@ -74,17 +134,6 @@ impl FsBucket {
             }
         })
         .await
-    }
-
-    /// Replaces the ACL of the current entry. See [`crate::engine::Bucket::set_acl`].
-    pub async fn set_acl(
-        self: &Arc<Self>,
-        key: &ObjectKey,
-        acl: Option<Box<str>>,
-        precondition: &Precondition,
-    ) -> Result<Arc<Entry>, EngineError> {
-        let change = Change::Acl(acl);
-        self.describe(key, change, precondition.clone()).await
     }
 
     async fn describe(
@@ -149,7 +198,7 @@ impl FsBucket {
         let (metadata, modified) = change.apply(
             std::mem::take(&mut changed.metadata),
             self.shared.clock.now(),
-        );
+        )?;
         changed.metadata = metadata;
         changed.modified = modified.unwrap_or(changed.modified);
         let side = self.side_of_pinned(key, &pinned);
@@ -180,7 +229,7 @@ impl FsBucket {
             ..Record::default()
         });
         record.adapt(&stat);
-        let (metadata, modified) = change.apply(record.metadata, self.shared.clock.now());
+        let (metadata, modified) = change.apply(record.metadata, self.shared.clock.now())?;
         record.metadata = metadata;
         record.modified = modified.or(record.modified);
         record.side = None;
@@ -213,7 +262,7 @@ impl FsBucket {
         let draft: Draft = self.draft_for(&lock.home, key)?;
         copy_bytes(&file, 0, &draft.file, 0, entry.size_bytes)?;
         super::get::check_unchanged(&file, &pinned.stat)?;
-        let (metadata, modified) = change.apply(entry.metadata.clone(), self.shared.clock.now());
+        let (metadata, modified) = change.apply(entry.metadata.clone(), self.shared.clock.now())?;
         let description = Description {
             etag: Some(entry.etag.clone()),
             checksum: entry.checksum.clone(),

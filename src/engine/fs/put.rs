@@ -182,7 +182,12 @@ impl FsBucket {
         if !precondition.is_empty() {
             precondition.check(self.current(key)?.as_deref())?;
         }
-        let succession = self.succession(key)?;
+        let config = self.fresh_config()?;
+        let succession = self.succession(key, &config)?;
+        let mut description = description;
+        let asked = description.metadata.lock;
+        description.metadata.lock =
+            asked.of_commit(config.lock.as_ref(), self.shared.clock.now())?;
         self.succeed(lock, key, content, description, succession)
     }
 

@@ -5,7 +5,7 @@
 //! before it. A field is its tag (one byte), the length of its value (varint) and the value.
 //! Varints are LEB128. Fields may come in any order; a tag that this version does not know is kept
 //! and written again, so that an older server does not drop what a newer one stored. A change that
-//! an old server must not overlook raises [`FORMAT`].
+//! an old server must not overlook raises [`FORMAT`]: a record with a lock has [`FORMAT_LOCKED`].
 //!
 //! | tag | value |
 //! |---|---|
@@ -25,6 +25,8 @@
 //! | 20 | one tag: length of its key (varint), key, value; repeated in order |
 //! | 21 | version id: sequence (8 bytes, big-endian), random (8 bytes), start of the key's hash (4 bytes) |
 //! | 22 | owner and grants, as the S3 layer writes them |
+//! | 23 | retention: mode (0 governance, 1 compliance), end (i64 nanoseconds, little-endian) |
+//! | 24 | legal hold: 0 off, 1 on |
 //!
 //! ETags and times of single parts are not kept: no S3 operation shows them of a finished object.
 
@@ -35,7 +37,8 @@ use xxhash_rust::xxh3::xxh3_128;
 use super::history::Stamp;
 use crate::clock::Timestamp;
 use crate::engine::{
-    Checksum, ChecksumAlgorithm, ChecksumKind, ETag, Entry, Metadata, Part, UploadId, VersionId,
+    Checksum, ChecksumAlgorithm, ChecksumKind, ETag, Entry, Lock, Metadata, Part, Retention,
+    RetentionMode, UploadId, VersionId,
 };
 use crate::io::files::Stat;
 
@@ -97,8 +100,12 @@ impl Guard {
 
 impl Record {
     pub(super) fn encode(&self) -> Vec<u8> {
+        let format = match self.metadata.lock.is_empty() {
+            true => FORMAT,
+            false => FORMAT_LOCKED,
+        };
         let mut out = Encoder {
-            bytes: vec![FORMAT],
+            bytes: vec![format],
         };
         out.field(tag::GUARD, |value| {
             put_varint(value, self.guard.size_bytes);
@@ -145,7 +152,7 @@ impl Record {
     pub(super) fn decode(bytes: &[u8]) -> Result<Self, Damaged> {
         let (body, crc) = bytes.split_last_chunk::<4>().ok_or(Damaged)?;
         let (format, fields) = body.split_first().ok_or(Damaged)?;
-        if *format != FORMAT || crc32(body) != u32::from_le_bytes(*crc) {
+        if !matches!(*format, FORMAT | FORMAT_LOCKED) || crc32(body) != u32::from_le_bytes(*crc) {
             return Err(Damaged);
         }
         let mut record = Self::default();
@@ -195,6 +202,8 @@ impl Record {
             tag::EXPIRES => self.metadata.expires = Some(text(value)?.into()),
             tag::WEBSITE_REDIRECT => self.metadata.website_redirect = Some(text(value)?.into()),
             tag::ACL => self.metadata.acl = Some(text(value)?.into()),
+            tag::RETENTION => self.metadata.lock.retention = Some(decode_retention(cursor)?),
+            tag::LEGAL_HOLD => self.metadata.lock.legal_hold = Some(decode_hold(cursor)?),
             tag::USER => self.metadata.user.push(decode_pair(cursor)?),
             tag::TAG => self.metadata.tags.push(decode_pair(cursor)?),
             tag::PARTS_UNIFORM => self.parts = decode_uniform(cursor)?,
@@ -214,7 +223,7 @@ impl Record {
     }
 
     /// What stays in the attribute when the rest goes to the side file `side`: enough for a
-    /// listing.
+    /// listing, and what must not be lost with the side file.
     pub(super) fn slim(&self, side: SideRef) -> Self {
         Self {
             guard: self.guard,
@@ -223,6 +232,10 @@ impl Record {
             checksum: self.checksum.clone(),
             upload: self.upload.clone(),
             version: self.version,
+            metadata: Metadata {
+                lock: self.metadata.lock,
+                ..Metadata::default()
+            },
             side: Some(side),
             ..Self::default()
         }
@@ -363,6 +376,7 @@ fn encode_metadata(out: &mut Encoder, metadata: &Metadata) {
             out.text(tag, value);
         }
     }
+    encode_lock(out, &metadata.lock);
     let user = metadata.user.iter().map(|pair| (tag::USER, pair));
     let tags = metadata.tags.iter().map(|pair| (tag::TAG, pair));
     for (tag, (name, content)) in user.chain(tags) {
@@ -371,6 +385,36 @@ fn encode_metadata(out: &mut Encoder, metadata: &Metadata) {
             value.extend_from_slice(name.as_bytes());
             value.extend_from_slice(content.as_bytes());
         });
+    }
+}
+
+fn encode_lock(out: &mut Encoder, lock: &Lock) {
+    if let Some(retention) = &lock.retention {
+        out.field(tag::RETENTION, |value| {
+            value.push(u8::from(retention.mode == RetentionMode::Compliance));
+            value.extend_from_slice(&retention.until.unix_nanos.to_le_bytes());
+        });
+    }
+    if let Some(is_on) = lock.legal_hold {
+        out.field(tag::LEGAL_HOLD, |value| value.push(u8::from(is_on)));
+    }
+}
+
+fn decode_retention(mut cursor: Cursor<'_>) -> Result<Retention, Damaged> {
+    let mode = match cursor.array()? {
+        [0] => RetentionMode::Governance,
+        [1] => RetentionMode::Compliance,
+        _ => return Err(Damaged),
+    };
+    let until = Timestamp::from_unix_nanos(cursor.i64()?);
+    Ok(Retention { mode, until })
+}
+
+fn decode_hold(mut cursor: Cursor<'_>) -> Result<bool, Damaged> {
+    match cursor.array()? {
+        [0] => Ok(false),
+        [1] => Ok(true),
+        _ => Err(Damaged),
     }
 }
 
@@ -635,6 +679,7 @@ fn crc32(bytes: &[u8]) -> u32 {
 }
 
 const FORMAT: u8 = 1;
+const FORMAT_LOCKED: u8 = 2;
 
 mod tag {
     pub(super) const GUARD: u8 = 1;
@@ -659,6 +704,8 @@ mod tag {
     pub(super) const TAG: u8 = 20;
     pub(super) const VERSION: u8 = 21;
     pub(super) const ACL: u8 = 22;
+    pub(super) const RETENTION: u8 = 23;
+    pub(super) const LEGAL_HOLD: u8 = 24;
 }
 
 #[cfg(test)]
@@ -698,6 +745,13 @@ mod tests {
                 user: vec![("name".into(), "value".into())],
                 tags: vec![("a".into(), "".into()), ("b".into(), "c".into())],
                 acl: Some("{}".into()),
+                lock: Lock {
+                    retention: Some(Retention {
+                        mode: RetentionMode::Compliance,
+                        until: Timestamp { unix_nanos: 5 },
+                    }),
+                    legal_hold: Some(true),
+                },
                 ..Metadata::default()
             },
             parts: [1, 2, 7].map(part).to_vec(),
@@ -716,7 +770,7 @@ mod tests {
 
         #[test]
         fn sec_panics_no_fields_break_the_record_decoder(
-            fields in vec((0_u8..24, vec(any::<u8>(), 0..40)), 0..6),
+            fields in vec((0_u8..26, vec(any::<u8>(), 0..40)), 0..6),
             tail in vec(any::<u8>(), 0..6),
         ) {
             let mut bytes = Vec::new();

@@ -21,7 +21,7 @@ use super::lock::KeyLock;
 use super::put::copy_bytes;
 use super::record::{Guard, Record};
 use super::walk::{Patience, Pinned, Place, split};
-use crate::engine::{EngineError, Entry, ObjectKey, VersionId, Versioning};
+use crate::engine::{BucketConfig, Bypass, EngineError, Entry, ObjectKey, VersionId, Versioning};
 use crate::io::files;
 
 /// The file that is a key's current version.
@@ -71,8 +71,12 @@ impl FsBucket {
     }
 
     /// How what is written to `key` now follows what is there.
-    pub(super) fn succession(&self, key: &ObjectKey) -> Result<Succession, EngineError> {
-        match self.fresh_config()?.versioning {
+    pub(super) fn succession(
+        &self,
+        key: &ObjectKey,
+        config: &BucketConfig,
+    ) -> Result<Succession, EngineError> {
+        match config.kept_versions() {
             None => Ok(Succession::Replace(None)),
             Some(Versioning::Suspended) => Ok(Succession::FollowAsNull),
             Some(Versioning::Enabled) => {
@@ -124,14 +128,30 @@ impl FsBucket {
                 // What another program wrote may not be durable yet.
                 let file = files::reopen_for_read(&top.pinned.file).doing(KEEPING)?;
                 files::sync_all(&file).doing(KEEPING)?;
-                Held::null(match sequence {
-                    u64::MAX => history.newest_sequence().saturating_add(1),
-                    sequence => sequence,
-                })
+                match sequence {
+                    u64::MAX => {
+                        let sequence = history.newest_sequence().saturating_add(1);
+                        // Another program put it there, and the null version from before is locked:
+                        // it becomes a version of its own.
+                        match self.has_locked_null(key, &history)? {
+                            true => Held::version(Stamp::new(sequence, key, &self.shared.entropy)),
+                            false => Held::null(sequence),
+                        }
+                    }
+                    sequence => Held::null(sequence),
+                }
             }
         };
         self.hold(lock, key, &top, &held)?;
         Ok(None)
+    }
+
+    fn has_locked_null(&self, key: &ObjectKey, history: &History) -> Result<bool, EngineError> {
+        let checked = self.check_held_locks(key, history, &VersionId::Null, Bypass::Nothing);
+        match checked {
+            Err(EngineError::Locked) => Ok(true),
+            checked => checked.map(|()| false),
+        }
     }
 
     pub(super) fn side_of_pinned(&self, key: &ObjectKey, pinned: &Pinned) -> Option<String> {

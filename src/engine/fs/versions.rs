@@ -14,7 +14,7 @@ use super::record::Record;
 use super::succession::Top;
 use super::walk::{Patience, Pinned, Place, is_absent};
 use crate::clock::Timestamp;
-use crate::engine::{Deleted, EngineError, Entry, ObjectKey, Precondition, VersionId};
+use crate::engine::{Bypass, Deleted, EngineError, Entry, ObjectKey, Precondition, VersionId};
 use crate::io::files::{self, Kind};
 
 impl FsBucket {
@@ -49,6 +49,7 @@ impl FsBucket {
         key: &ObjectKey,
         version: &VersionId,
         precondition: &Precondition,
+        bypass: Bypass,
     ) -> Result<Deleted, EngineError> {
         let lock = self.lock(key).await?;
         let (bucket, key, version) = (Arc::clone(self), key.clone(), version.clone());
@@ -63,7 +64,7 @@ impl FsBucket {
                 };
                 precondition.check(entry.as_deref())?;
             }
-            bucket.delete_version_locked(&lock, &key, &version)
+            bucket.delete_version_locked(&lock, &key, &version, bypass)
         })
         .await
     }
@@ -190,7 +191,7 @@ impl FsBucket {
     /// Whether a key without a file may have a delete marker.
     pub(super) fn may_have_marker(&self) -> bool {
         self.config_now()
-            .is_ok_and(|config| config.versioning.is_some())
+            .is_ok_and(|config| config.kept_versions().is_some())
     }
 
     fn current_marker(&self, key: &ObjectKey) -> Result<Option<(Held, Timestamp)>, EngineError> {
@@ -210,10 +211,14 @@ impl FsBucket {
         lock: &KeyLock,
         key: &ObjectKey,
         version: &VersionId,
+        bypass: Bypass,
     ) -> Result<Deleted, EngineError> {
         let top = self.top(key)?;
         let history = self.history(key).doing(LOOKING)?;
+        self.check_held_locks(key, &history, version, bypass)?;
         if let Some(top) = top.as_ref().filter(|top| top.entry.version == *version) {
+            let now = self.shared.clock.now();
+            top.entry.metadata.lock.check_removal(now, bypass)?;
             self.delete_current(lock, key, top, &history)?;
             return Ok(Deleted::Removed);
         }
@@ -248,6 +253,30 @@ impl FsBucket {
             true => Deleted::MarkerRemoved,
             false => Deleted::Removed,
         })
+    }
+
+    /// Whether the locks of what the history has under this id let it be removed. The null version
+    /// may be there and at the key's path, where another program put a file: both count.
+    pub(super) fn check_held_locks(
+        &self,
+        key: &ObjectKey,
+        history: &History,
+        version: &VersionId,
+        bypass: Bypass,
+    ) -> Result<(), EngineError> {
+        let now = self.shared.clock.now();
+        let all = history.held.iter().chain(&history.stale);
+        for held in all.filter(|held| held.id == *version && !held.is_marker) {
+            let lock = match self.pin_held(key, &history.path, held) {
+                Ok(Some(top)) => top.entry.metadata.lock,
+                Ok(None) => continue,
+                // Nothing of that bucket can be locked: what is damaged may go.
+                Err(EngineError::Corrupt { .. }) if self.fresh_config()?.lock.is_none() => continue,
+                Err(error) => return Err(error),
+            };
+            lock.check_removal(now, bypass)?;
+        }
+        Ok(())
     }
 
     /// Removes the current version for good; the newest older one takes its place.

@@ -1,0 +1,394 @@
+//! Object lock: nothing removes a version while its retention or a legal hold stands.
+
+use std::sync::Arc;
+
+use lobos::clock::{Clock, Timestamp};
+use lobos::engine::{
+    Bucket, BucketLock, Bypass, Commit, CompletePlan, DefaultRetention, Deleted, EngineError,
+    Entry, Lock, LockChange, Metadata, ObjectKey, Precondition, Retention, RetentionMode,
+    RetentionPeriod, UploadPlan, VersionId, Versioning, VersionsPlan,
+};
+
+use crate::fixture::*;
+
+/// A bucket that has locks; `None` where the engine cannot.
+async fn lockable(f: Fixture) -> Option<Fixture> {
+    if !f.bucket.can_keep_versions() {
+        println!("skipped: locks: the engine cannot keep versions yet");
+        return None;
+    }
+    set_bucket_lock(&f.bucket, BucketLock::default()).await;
+    Some(f)
+}
+
+async fn set_bucket_lock(bucket: &Bucket, lock: BucketLock) {
+    let set = bucket.change_config(move |config| {
+        config.versioning = Some(Versioning::Enabled);
+        config.lock = Some(lock);
+        Ok::<_, EngineError>(())
+    });
+    set.await.unwrap();
+}
+
+macro_rules! with_locks {
+    ($fixture:expr) => {
+        match lockable($fixture).await {
+            Some(fixture) => fixture,
+            None => return,
+        }
+    };
+}
+
+fn in_an_hour() -> Timestamp {
+    Clock::system().now().plus_seconds(3600)
+}
+
+fn retained(mode: RetentionMode, until: Timestamp) -> Lock {
+    Lock {
+        retention: Some(Retention { mode, until }),
+        legal_hold: None,
+    }
+}
+
+fn held() -> Lock {
+    Lock {
+        retention: None,
+        legal_hold: Some(true),
+    }
+}
+
+async fn put_locked(bucket: &Bucket, name: &str, lock: Lock) -> Arc<Entry> {
+    let bytes = pattern(1, 100);
+    let commit = Commit {
+        metadata: Metadata {
+            lock,
+            ..marked("locked")
+        },
+        ..plain(&bytes)
+    };
+    put_with(bucket, name, &bytes, commit).await.unwrap()
+}
+
+async fn remove(
+    bucket: &Bucket,
+    name: &str,
+    version: &VersionId,
+    bypass: Bypass,
+) -> Result<Deleted, EngineError> {
+    let none = Precondition::default();
+    bucket
+        .delete_version(&key(name), version, &none, bypass)
+        .await
+}
+
+async fn assert_locked(bucket: &Bucket, name: &str, version: &VersionId, bypass: Bypass) {
+    let answer = remove(bucket, name, version, bypass).await;
+    assert!(matches!(answer, Err(EngineError::Locked)), "{answer:?}");
+    let there = bucket.head_version(&key(name), version).await;
+    assert!(there.is_ok(), "{name} {version}: {there:?}");
+}
+
+async fn set(
+    bucket: &Bucket,
+    name: &str,
+    version: Option<&VersionId>,
+    change: LockChange,
+    bypass: Bypass,
+) -> Result<Lock, EngineError> {
+    let changed = bucket.set_lock(&key(name), version, change, bypass).await;
+    changed.map(|entry| entry.metadata.lock)
+}
+
+pub(crate) async fn a_locked_version_is_not_removed(f: Fixture) {
+    let f = with_locks!(f);
+    let until = in_an_hour();
+    let locks = [
+        ("governance", retained(RetentionMode::Governance, until)),
+        ("compliance", retained(RetentionMode::Compliance, until)),
+        ("held", held()),
+    ];
+    let mut all = Vec::new();
+    for (name, lock) in locks {
+        let entry = put_locked(&f.bucket, name, lock).await;
+        assert_eq!(entry.metadata.lock, lock);
+        all.push((name, entry));
+    }
+    let f = f.reopen().await;
+    for (name, entry) in &all {
+        assert_eq!(&head(&f.bucket, name).await.unwrap(), entry);
+        assert_locked(&f.bucket, name, &entry.version, Bypass::Nothing).await;
+    }
+    for (name, entry) in &all[1..] {
+        assert_locked(&f.bucket, name, &entry.version, Bypass::Governance).await;
+    }
+    let past = retained(RetentionMode::Compliance, Clock::system().now());
+    let entry = put_locked(&f.bucket, "ended", past).await;
+    let removed = remove(&f.bucket, "ended", &entry.version, Bypass::Nothing).await;
+    assert_eq!(removed.unwrap(), Deleted::Removed);
+}
+
+pub(crate) async fn who_may_bypass_governance_removes_what_it_retains(f: Fixture) {
+    let f = with_locks!(f);
+    let lock = retained(RetentionMode::Governance, in_an_hour());
+    let entry = put_locked(&f.bucket, "key", lock).await;
+    let hold = LockChange::LegalHold(true);
+    let now = set(&f.bucket, "key", None, hold, Bypass::Nothing).await;
+    assert_eq!(now.unwrap().legal_hold, Some(true));
+    assert_locked(&f.bucket, "key", &entry.version, Bypass::Governance).await;
+    let hold = LockChange::LegalHold(false);
+    let now = set(&f.bucket, "key", None, hold, Bypass::Nothing).await;
+    assert_eq!(now.unwrap().legal_hold, Some(false));
+    assert_locked(&f.bucket, "key", &entry.version, Bypass::Nothing).await;
+    let removed = remove(&f.bucket, "key", &entry.version, Bypass::Governance).await;
+    assert_eq!(removed.unwrap(), Deleted::Removed);
+    assert_absent(&f.bucket, "key").await;
+}
+
+pub(crate) async fn a_retention_is_shortened_by_nobody_who_may_not(f: Fixture) {
+    let f = with_locks!(f);
+    let until = in_an_hour();
+    let lock = retained(RetentionMode::Governance, until);
+    let entry = put_locked(&f.bucket, "key", lock).await;
+    let sooner = retained(RetentionMode::Governance, until.plus_seconds(-60)).retention;
+    let later = retained(RetentionMode::Governance, until.plus_seconds(60)).retention;
+    let strict = retained(RetentionMode::Compliance, until).retention;
+    for refused in [None, sooner, strict] {
+        let change = LockChange::Retention(refused);
+        let answer = set(&f.bucket, "key", None, change, Bypass::Nothing).await;
+        assert!(matches!(answer, Err(EngineError::Locked)), "{answer:?}");
+        assert_eq!(head(&f.bucket, "key").await.unwrap(), entry);
+    }
+    for (change, bypass) in [
+        (later, Bypass::Nothing),
+        (sooner, Bypass::Governance),
+        (None, Bypass::Governance),
+        (strict, Bypass::Nothing),
+    ] {
+        let now = set(
+            &f.bucket,
+            "key",
+            None,
+            LockChange::Retention(change),
+            bypass,
+        )
+        .await;
+        assert_eq!(now.unwrap().retention, change);
+        let entry = head(&f.bucket, "key").await.unwrap();
+        assert_eq!(entry.metadata.lock.retention, change);
+    }
+    for refused in [None, sooner, later] {
+        let change = LockChange::Retention(refused);
+        let answer = set(&f.bucket, "key", None, change, Bypass::Governance).await;
+        assert!(matches!(answer, Err(EngineError::Locked)), "{answer:?}");
+    }
+}
+
+pub(crate) async fn a_version_gets_the_default_of_its_bucket(f: Fixture) {
+    let f = with_locks!(f);
+    let default = DefaultRetention {
+        mode: RetentionMode::Compliance,
+        period: RetentionPeriod::Days(1),
+    };
+    let default = Some(default);
+    set_bucket_lock(&f.bucket, BucketLock { default }).await;
+    let day = |entry: &Entry| {
+        let held = entry.metadata.lock.retention.expect("the default");
+        assert_eq!(held.mode, RetentionMode::Compliance);
+        let left = held.until.unix_seconds() - entry.modified.unix_seconds();
+        assert!((86_390..86_410).contains(&left), "{left}");
+    };
+    let plain = put(&f.bucket, "plain", &pattern(2, 10)).await;
+    day(&plain);
+    assert_locked(&f.bucket, "plain", &plain.version, Bypass::Governance).await;
+    let id = open_upload(&f.bucket, "upload").await;
+    let part = put_part(&f.bucket, "upload", &id, 1, &pattern(3, 10)).await;
+    let parts = [part.unwrap()];
+    day(&complete(&f.bucket, "upload", &id, &parts).await.unwrap());
+    let own = retained(RetentionMode::Governance, in_an_hour());
+    let entry = put_locked(&f.bucket, "own", own).await;
+    assert_eq!(entry.metadata.lock, own);
+    let plan = UploadPlan {
+        metadata: Metadata {
+            lock: own,
+            ..Metadata::default()
+        },
+        ..UploadPlan::default()
+    };
+    let id = f.bucket.create_upload(&key("own"), plan).await.unwrap();
+    let part = put_part(&f.bucket, "own", &id, 1, &pattern(4, 10)).await;
+    let plan: CompletePlan = completion(&[part.unwrap()]);
+    let entry = f.bucket.complete(&key("own"), &id, plan).await.unwrap();
+    assert_eq!(entry.metadata.lock, own);
+}
+
+pub(crate) async fn a_locked_key_is_written_and_marked_all_the_same(f: Fixture) {
+    let f = with_locks!(f);
+    let first = put_locked(&f.bucket, "key", held()).await;
+    let second = put(&f.bucket, "key", &pattern(5, 50)).await;
+    assert_locked(&f.bucket, "key", &first.version, Bypass::Governance).await;
+    let Deleted::Marked(marker) = delete(&f.bucket, "key").await else {
+        panic!("no marker");
+    };
+    assert_locked(&f.bucket, "key", &first.version, Bypass::Governance).await;
+    for version in [&marker, &second.version] {
+        let removed = remove(&f.bucket, "key", version, Bypass::Nothing).await;
+        removed.unwrap();
+    }
+    // The locked one is the current one again, and no less locked.
+    assert_eq!(head(&f.bucket, "key").await.unwrap(), first);
+    assert_locked(&f.bucket, "key", &first.version, Bypass::Governance).await;
+    // Whatever is said of versioning, a bucket with locks keeps them.
+    let suspend = f.bucket.change_config(|config| {
+        config.versioning = Some(Versioning::Suspended);
+        Ok::<_, EngineError>(())
+    });
+    suspend.await.unwrap();
+    put(&f.bucket, "key", &pattern(6, 50)).await;
+    delete(&f.bucket, "key").await;
+    assert_locked(&f.bucket, "key", &first.version, Bypass::Governance).await;
+}
+
+pub(crate) async fn a_lock_stays_when_everything_else_changes(f: Fixture) {
+    let f = with_locks!(f);
+    let lock = Lock {
+        legal_hold: Some(false),
+        ..retained(RetentionMode::Compliance, in_an_hour())
+    };
+    let entry = put_locked(&f.bucket, "key", lock).await;
+    let none = Precondition::default();
+    let name: ObjectKey = key("key");
+    let tags = vec![("a".into(), "b".into())];
+    let tagged = f.bucket.set_tags(&name, None, tags).await.unwrap();
+    assert_eq!(tagged.metadata.lock, lock);
+    let acl = f.bucket.set_acl(&name, Some("{}".into()), &none).await;
+    assert_eq!(acl.unwrap().metadata.lock, lock);
+    let described = f.bucket.set_metadata(&name, marked("new"), &none).await;
+    assert_eq!(described.unwrap().metadata.lock, lock);
+    // More than an attribute of some file systems can hold.
+    let large = Metadata {
+        user: vec![("large".into(), "x".repeat(70_000).into())],
+        ..Metadata::default()
+    };
+    f.bucket.set_metadata(&name, large, &none).await.unwrap();
+    let f = f.reopen().await;
+    let now = head(&f.bucket, "key").await.unwrap();
+    assert_eq!((now.metadata.lock, &now.version), (lock, &entry.version));
+    assert_locked(&f.bucket, "key", &entry.version, Bypass::Governance).await;
+}
+
+pub(crate) async fn an_older_version_is_locked_by_its_id(f: Fixture) {
+    let f = with_locks!(f);
+    let old = put(&f.bucket, "key", &pattern(7, 50)).await;
+    let new = put(&f.bucket, "key", &pattern(8, 50)).await;
+    let hold = LockChange::LegalHold(true);
+    let old_id = Some(&old.version);
+    let now = set(&f.bucket, "key", old_id, hold, Bypass::Nothing).await;
+    assert_eq!(now.unwrap(), held());
+    let f = f.reopen().await;
+    assert_eq!(head(&f.bucket, "key").await.unwrap(), new);
+    assert_locked(&f.bucket, "key", &old.version, Bypass::Nothing).await;
+    let removed = remove(&f.bucket, "key", &new.version, Bypass::Nothing).await;
+    assert_eq!(removed.unwrap(), Deleted::Removed);
+    assert_locked(&f.bucket, "key", &old.version, Bypass::Nothing).await;
+    let hold = LockChange::LegalHold(false);
+    let old_id = Some(&old.version);
+    set(&f.bucket, "key", old_id, hold, Bypass::Nothing)
+        .await
+        .unwrap();
+    let removed = remove(&f.bucket, "key", &old.version, Bypass::Nothing).await;
+    assert_eq!(removed.unwrap(), Deleted::Removed);
+    let hold = LockChange::LegalHold(true);
+    let gone = set(&f.bucket, "key", Some(&old.version), hold, Bypass::Nothing).await;
+    assert!(matches!(gone, Err(EngineError::NoSuchVersion)), "{gone:?}");
+}
+
+/// Only where another program can work: elsewhere a key has one null version at most.
+pub(crate) async fn a_locked_null_version_outlives_what_another_program_puts_there(f: Fixture) {
+    let Some(tree) = f.tree("bucket") else {
+        return;
+    };
+    std::fs::write(tree.join("key"), "first").unwrap();
+    let f = with_locks!(f);
+    let hold = LockChange::LegalHold(true);
+    set(&f.bucket, "key", None, hold, Bypass::Nothing)
+        .await
+        .unwrap();
+    let null = VersionId::Null;
+    assert_locked(&f.bucket, "key", &null, Bypass::Governance).await;
+    let second = put(&f.bucket, "key", &pattern(9, 50)).await;
+    assert_locked(&f.bucket, "key", &null, Bypass::Governance).await;
+    // Another program replaces the file: what was there is gone, for it asks nobody.
+    std::fs::write(tree.join("new"), "other").unwrap();
+    std::fs::rename(tree.join("new"), tree.join("key")).unwrap();
+    assert_locked(&f.bucket, "key", &null, Bypass::Governance).await;
+    let third = put(&f.bucket, "key", &pattern(10, 50)).await;
+    assert_ne!(third.version, second.version);
+    assert_locked(&f.bucket, "key", &null, Bypass::Governance).await;
+    let first = f.bucket.head_version(&key("key"), &null).await.unwrap();
+    assert_eq!((first.size_bytes, first.metadata.lock), (5, held()));
+    let plan = VersionsPlan {
+        limit: 100,
+        ..VersionsPlan::default()
+    };
+    // The third, what the program wrote, and the null version.
+    let page = f.bucket.scan_versions(&plan).await.unwrap();
+    assert_eq!(page.items.len(), 3, "{page:?}");
+}
+
+pub(crate) async fn a_bucket_without_locks_takes_none(f: Fixture) {
+    let bytes = pattern(11, 10);
+    let entry = put(&f.bucket, "key", &bytes).await;
+    let hold = LockChange::LegalHold(true);
+    let answer = set(&f.bucket, "key", None, hold, Bypass::Governance).await;
+    assert!(
+        matches!(answer, Err(EngineError::NoObjectLock)),
+        "{answer:?}"
+    );
+    let commit = Commit {
+        metadata: Metadata {
+            lock: held(),
+            ..Metadata::default()
+        },
+        ..plain(&bytes)
+    };
+    let answer = put_with(&f.bucket, "key", &bytes, commit).await;
+    assert!(
+        matches!(answer, Err(EngineError::NoObjectLock)),
+        "{answer:?}"
+    );
+    assert_eq!(head(&f.bucket, "key").await.unwrap(), entry);
+}
+
+pub(crate) async fn of_a_lock_and_a_removal_that_race_one_wins(f: Fixture) {
+    let f = with_locks!(f);
+    for round in 0..20 {
+        let entry = put(&f.bucket, "key", &pattern(round, 10)).await;
+        let bucket = f.bucket.clone();
+        let version = entry.version.clone();
+        let done = race(2, move |racer| {
+            let (bucket, version) = (bucket.clone(), version.clone());
+            async move {
+                match racer {
+                    0 => remove(&bucket, "key", &version, Bypass::Nothing)
+                        .await
+                        .map(|_| ()),
+                    _ => {
+                        let hold = LockChange::LegalHold(true);
+                        set(&bucket, "key", Some(&version), hold, Bypass::Nothing)
+                            .await
+                            .map(|_| ())
+                    }
+                }
+            }
+        })
+        .await;
+        let there = f.bucket.head_version(&key("key"), &entry.version).await;
+        match (&done[0], &done[1]) {
+            (Ok(()), Err(EngineError::NoSuchVersion)) => assert!(there.is_err()),
+            (Err(EngineError::Locked), Ok(())) => {
+                assert_eq!(there.unwrap().metadata.lock, held());
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+}
