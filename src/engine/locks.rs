@@ -120,8 +120,8 @@ impl Lock {
     }
 
     /// The lock of a version that is committed now: with the bucket's default, where it has no
-    /// retention of its own. [`EngineError::NoObjectLock`] where one is asked for and the bucket has
-    /// no locks.
+    /// retention of its own. [`EngineError::NoObjectLock`] where one is asked for and the bucket
+    /// has no locks.
     pub(super) fn of_commit(
         self,
         bucket: Option<&BucketLock>,

@@ -37,9 +37,9 @@
 //! (`Lock::of_commit`). [`Bucket::delete_version`] asks [`Lock::check_removal`], and
 //! [`Bucket::set_lock`] asks [`Lock::changed`], in one step with the removal or the change, so that
 //! of a removal and a lock that race one comes first. Such a bucket keeps versions whatever
-//! [`BucketConfig::versioning`] says (`BucketConfig::kept_versions`); so a write or a delete without
-//! an id, which only adds a version, asks nothing. A lock that cannot be read is an error, never no
-//! lock. Locks bind callers of this contract, not other programs in a directory.
+//! [`BucketConfig::versioning`] says (`BucketConfig::kept_versions`); so a write or a delete
+//! without an id, which only adds a version, asks nothing. A lock that cannot be read is an error,
+//! never no lock. Locks bind callers of this contract, not other programs in a directory.
 //!
 //! `tests/engine_contract.rs` holds every engine to this page.
 
