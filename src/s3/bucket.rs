@@ -9,8 +9,8 @@ use super::error::{Code, S3Error};
 use super::payload::Want;
 use super::reply::{self, Reply};
 use super::xml::{Element, Writer, malformed};
-use super::{Call, S3, acl, headers};
-use crate::engine::{BucketConfig, BucketName, EngineError};
+use super::{Call, S3, acl, headers, object_lock};
+use crate::engine::{BucketConfig, BucketLock, BucketName, EngineError, Versioning};
 use crate::limits::XML_BYTES_MAX;
 
 /// CreateBucket. Asking again for a bucket of one's own is 200 in us-east-1 and 409 elsewhere.
@@ -26,6 +26,15 @@ pub(super) async fn create(call: Call<'_>, name: &BucketName) -> Result<Reply, S
     )?;
     headers::refuse_unsupported(&head.headers)?;
     let documents = documents_of(s3, &head.headers, &user.id)?;
+    let is_locked = object_lock::of_new_bucket(&head.headers)?;
+    if is_locked {
+        for action in [
+            "s3:PutBucketObjectLockConfiguration",
+            "s3:PutBucketVersioning",
+        ] {
+            permit_outside(s3, &user, (head, call.local), action, name.as_str())?;
+        }
+    }
     let (payload, _room) = call.payload(Want::default()).await?;
     let body = payload.collect(XML_BYTES_MAX).await?;
     check_location(&body, &s3.region)?;
@@ -42,10 +51,12 @@ pub(super) async fn create(call: Call<'_>, name: &BucketName) -> Result<Reply, S
             let now = &config.documents;
             let asked = documents.get(OWNERSHIP);
             let is_same_ownership = asked.is_none() || asked == now.get(OWNERSHIP);
-            if documents.get(ACL) != now.get(ACL) || !is_same_ownership {
+            let lacks_lock = is_locked && config.lock.is_none();
+            if documents.get(ACL) != now.get(ACL) || !is_same_ownership || lacks_lock {
                 let error = S3Error::with_message(
                     Code::BucketAlreadyExists,
-                    "You own this bucket already, with another ACL or other ownership controls.",
+                    "You own this bucket already, with another ACL, other ownership controls or \
+                     without object lock.",
                 );
                 return Err(named(error, name));
             }
@@ -53,6 +64,10 @@ pub(super) async fn create(call: Call<'_>, name: &BucketName) -> Result<Reply, S
         Err(EngineError::NoSuchBucket) => {
             let mut config = BucketConfig::new(Some(user.id.clone()), s3.clock.now());
             config.documents = documents;
+            if is_locked {
+                config.versioning = Some(Versioning::Enabled);
+                config.lock = Some(BucketLock::default());
+            }
             s3.engines
                 .create_bucket(name, config)
                 .await

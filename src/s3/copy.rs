@@ -10,7 +10,7 @@ use super::reply::{self, Reply};
 use super::request::{self, ObjectRef};
 use super::versioning::SOURCE_VERSION_ID;
 use super::xml::Writer as Xml;
-use super::{Call, acl, headers, reserve, versioning};
+use super::{Call, acl, headers, object_lock, reserve, versioning};
 use crate::engine::{
     Bucket, Checksum, ChecksumAlgorithm, ChecksumKind, Commit, Condition, EngineError, Entry,
     Metadata, Precondition, Range, Reader, Writer,
@@ -43,6 +43,7 @@ pub(super) async fn object(
     }
     let mut given = headers::metadata(asked)?;
     given.acl = acl::of_write(access, object).await?;
+    given.lock = object_lock::of_write(access).await?;
     if !replace_tags && !source.reader.entry().metadata.tags.is_empty() {
         permit_tags(access, &source, object).await?;
     }
@@ -50,7 +51,7 @@ pub(super) async fn object(
     let checksum = source.reader.entry().checksum.clone();
     let recompute = needs_hashing(checksum.as_ref(), wanted);
     let is_itself = source.object == *object && !source.is_version;
-    let is_change = replace || replace_tags || metadata != source.reader.entry().metadata;
+    let is_change = replace || replace_tags || is_change(&metadata, source.reader.entry());
     if is_itself && recompute.is_none() && !is_change {
         return Err(illegal_self_copy());
     }
@@ -265,6 +266,16 @@ fn new_metadata(source: &Reader, given: Metadata, replace: bool, replace_tags: b
             ..source.clone()
         },
     }
+}
+
+/// Whether a copy would say something else than its source. A lock counts only if one is given.
+fn is_change(metadata: &Metadata, source: &Entry) -> bool {
+    let lock = metadata.lock;
+    let same = Metadata {
+        lock,
+        ..source.metadata.clone()
+    };
+    !lock.is_empty() || *metadata != same
 }
 
 /// A metadata change must hit the entry that was read.

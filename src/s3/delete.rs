@@ -3,7 +3,6 @@
 use futures_util::{StreamExt, stream};
 use http::{HeaderValue, StatusCode};
 
-use super::Call;
 use super::authorize::Access;
 use super::conditions;
 use super::error::S3Error;
@@ -12,21 +11,20 @@ use super::reply::{self, Reply};
 use super::request::{ObjectRef, parse_key};
 use super::versioning::{self, DELETE_MARKER, VERSION_ID};
 use super::xml::{Element, Writer, malformed};
-use crate::engine::{
-    Bucket, Bypass, Condition, Deleted, EngineError, ObjectKey, Precondition, VersionId,
-};
+use super::{Call, object_lock};
+use crate::engine::{Condition, Deleted, EngineError, ObjectKey, Precondition, VersionId};
 use crate::limits::{DELETE_KEYS_MAX, DELETE_XML_BYTES_MAX};
 
 /// DeleteObject: 204, whether the key was there or not.
 pub(super) async fn object(
     call: &Call<'_>,
-    bucket: &Bucket,
+    access: &Access<'_>,
     object: &ObjectRef,
 ) -> Result<Reply, S3Error> {
     let version = versioning::asked(call)?;
     let precondition = conditions::of_delete(&call.head.headers)?;
-    let deleted = delete(bucket, &object.key, version.as_ref(), &precondition)
-        .await
+    let deleted = delete(access, &object.key, version.as_ref(), &precondition)
+        .await?
         .map_err(|error| versioning::missing(error, object, version.as_ref()))?;
     let mut reply = reply::empty(StatusCode::NO_CONTENT);
     let headers = reply.headers_mut();
@@ -43,21 +41,21 @@ pub(super) async fn object(
     Ok(reply)
 }
 
+/// The outer error: the caller may not bypass the retention that it wants to bypass.
 async fn delete(
-    bucket: &Bucket,
+    access: &Access<'_>,
     key: &ObjectKey,
     version: Option<&VersionId>,
     precondition: &Precondition,
-) -> Result<Deleted, EngineError> {
-    match version {
-        None => bucket.delete(key, precondition).await,
-        Some(version) => {
-            let bypass = Bypass::Nothing;
-            bucket
-                .delete_version(key, version, precondition, bypass)
-                .await
-        }
-    }
+) -> Result<Result<Deleted, EngineError>, S3Error> {
+    let bucket = &access.bucket;
+    let Some(version) = version else {
+        return Ok(bucket.delete(key, precondition).await);
+    };
+    let bypass = object_lock::bypass(access, key).await?;
+    Ok(bucket
+        .delete_version(key, version, precondition, bypass)
+        .await)
 }
 
 /// DeleteObjects: up to 1,000 keys, each with an answer of its own.
@@ -118,8 +116,8 @@ async fn delete_line(access: &Access<'_>, line: &Line) -> Result<Deleted, S3Erro
         Some(_) => "s3:DeleteObjectVersion",
     };
     access.require(action, Some(&key)).await?;
-    delete(&access.bucket, &key, version, &line.precondition)
-        .await
+    delete(access, &key, version, &line.precondition)
+        .await?
         .map_err(S3Error::from)
 }
 

@@ -5,7 +5,7 @@ use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 
 use super::error::{Code, S3Error};
 use super::reply::insert;
-use super::tags;
+use super::{object_lock, tags};
 use crate::engine::{Checksum, Entry, Lock, Metadata, UserMetadata};
 use crate::limits::USER_METADATA_BYTES_MAX;
 
@@ -126,6 +126,7 @@ pub(super) fn write_entry(headers: &mut HeaderMap, entry: &Entry) {
     if !meta.tags.is_empty() {
         headers.insert("x-amz-tagging-count", HeaderValue::from(meta.tags.len()));
     }
+    object_lock::write(headers, &meta.lock);
     write_validators(headers, entry);
 }
 
@@ -157,7 +158,7 @@ pub(super) fn write_checksum(headers: &mut HeaderMap, checksum: &Checksum, parts
 }
 
 /// Refuses headers that ask for what this server does not do. Storing the object without it
-/// would be a silent lie: plaintext where encryption was asked for, no lock.
+/// would be a silent lie: plaintext where encryption was asked for.
 pub(super) fn refuse_unsupported(headers: &HeaderMap) -> Result<(), S3Error> {
     for (name, value) in headers {
         let name = name.as_str();
@@ -186,13 +187,10 @@ pub(super) fn refuse_unsupported(headers: &HeaderMap) -> Result<(), S3Error> {
     Ok(())
 }
 
-const UNSUPPORTED: [&str; 6] = [
+const UNSUPPORTED: [&str; 3] = [
     "x-amz-server-side-encryption",
     "x-amz-copy-source-server-side-encryption",
-    "x-amz-object-lock-",
-    "x-amz-bucket-object-lock-",
     "x-amz-write-offset-bytes",
-    "x-amz-bypass-governance-retention",
 ];
 
 #[cfg(test)]

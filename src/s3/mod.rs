@@ -22,6 +22,7 @@ mod get;
 mod headers;
 mod list;
 mod multipart;
+mod object_lock;
 pub mod payload;
 mod policies;
 mod post;
@@ -430,6 +431,8 @@ async fn bucket_verb(
         Operation::GetBucketTagging => tags::get_of_bucket(&bucket).await,
         Operation::PutBucketTagging => tags::put_of_bucket(call, &bucket).await,
         Operation::DeleteBucketTagging => tags::delete_of_bucket(&bucket).await,
+        Operation::GetObjectLockConfiguration => object_lock::get_of_bucket(&bucket).await,
+        Operation::PutObjectLockConfiguration => object_lock::put_of_bucket(call, &bucket).await,
         Operation::GetBucketCors => cors::get(&bucket).await,
         Operation::PutBucketCors => cors::put(call, &bucket).await,
         Operation::DeleteBucketCors => cors::delete(&bucket).await,
@@ -445,14 +448,24 @@ async fn object_verb(
 ) -> Result<Reply, S3Error> {
     let bucket = access.bucket.clone();
     match operation {
-        Operation::GetObject => get::object(&call, &bucket, object).await,
-        Operation::HeadObject => get::head(&call, &bucket, object).await,
+        Operation::GetObject => {
+            let reply = get::object(&call, &bucket, object).await?;
+            Ok(object_lock::shown(reply, access, object).await)
+        }
+        Operation::HeadObject => {
+            let reply = get::head(&call, &bucket, object).await?;
+            Ok(object_lock::shown(reply, access, object).await)
+        }
+        Operation::GetObjectRetention => object_lock::get_retention(&call, &bucket, object).await,
+        Operation::PutObjectRetention => object_lock::put_retention(call, access, object).await,
+        Operation::GetObjectLegalHold => object_lock::get_legal_hold(&call, &bucket, object).await,
+        Operation::PutObjectLegalHold => object_lock::put_legal_hold(call, access, object).await,
         Operation::GetObjectAcl => acl::get_of_object(&call, access, object).await,
         Operation::PutObjectAcl => acl::put_of_object(call, access, object).await,
         Operation::GetObjectAttributes => attributes::object(&call, &bucket, object).await,
         Operation::PutObject => put::object(call, access, object).await,
         Operation::CopyObject => copy::object(&call, access, object).await,
-        Operation::DeleteObject => delete::object(&call, &bucket, object).await,
+        Operation::DeleteObject => delete::object(&call, access, object).await,
         Operation::CreateMultipartUpload => multipart::create(&call, access, object).await,
         Operation::UploadPart => multipart::upload_part(call, &bucket, object).await,
         Operation::UploadPartCopy => multipart::upload_part_copy(&call, access, object).await,

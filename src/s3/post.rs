@@ -16,7 +16,7 @@ use super::reply::{self, Reply};
 use super::request::{ObjectRef, parse_key};
 use super::route::Operation;
 use super::xml::Writer as Xml;
-use super::{Call, acl, authorize, headers, tags, versioning};
+use super::{Call, acl, authorize, headers, object_lock, tags, versioning};
 use crate::engine::{
     Bucket, BucketName, Checksum, ChecksumKind, Commit, ETag, Entry, Metadata, Precondition, Writer,
 };
@@ -61,6 +61,7 @@ pub(super) async fn object(call: Call<'_>, name: &BucketName) -> Result<Reply, S
     }
     let mut metadata = fields.metadata()?;
     metadata.acl = acl::of_write(&access, &object).await?;
+    metadata.lock = object_lock::of_write(&access).await?;
     let bucket = &access.bucket;
     let entry = store(form, bucket, &object, &fields, metadata, policy.as_ref()).await?;
     let host = super::host_of(head).unwrap_or("localhost");

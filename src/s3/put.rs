@@ -8,7 +8,7 @@ use super::etag::{ETagMode, etag};
 use super::payload::{Digests, Payload, Want};
 use super::reply::{self, Reply};
 use super::request::ObjectRef;
-use super::{Call, acl, conditions, headers, versioning};
+use super::{Call, acl, conditions, headers, object_lock, versioning};
 use crate::engine::{Bucket, Commit, EngineError, Entry, Precondition, Writer};
 use crate::limits::PUT_BYTES_MAX;
 
@@ -22,6 +22,7 @@ pub(super) async fn object(
     headers::refuse_unsupported(asked)?;
     let mut metadata = headers::metadata(asked)?;
     metadata.acl = acl::of_write(access, object).await?;
+    metadata.lock = object_lock::of_write(access).await?;
     let precondition = conditions::of_write(asked)?;
     check_early(bucket, object, &precondition).await?;
     let s3 = call.s3;

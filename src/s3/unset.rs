@@ -23,7 +23,6 @@ pub(super) fn answer(operation: Operation) -> Option<Result<Reply, S3Error>> {
         Operation::GetBucketLifecycleConfiguration => absent(Code::NoSuchLifecycleConfiguration),
         Operation::GetBucketReplication => absent(Code::ReplicationConfigurationNotFoundError),
         Operation::GetBucketWebsite => absent(Code::NoSuchWebsiteConfiguration),
-        Operation::GetObjectLockConfiguration => absent(Code::ObjectLockConfigurationNotFoundError),
         Operation::GetBucketAnalyticsConfiguration
         | Operation::GetBucketIntelligentTieringConfiguration
         | Operation::GetBucketInventoryConfiguration

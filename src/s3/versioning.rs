@@ -35,8 +35,15 @@ pub(super) async fn put(call: Call<'_>, bucket: &Bucket) -> Result<Reply, S3Erro
     }
     bucket
         .change_config(move |config| {
+            if config.lock.is_some() && versioning == Versioning::Suspended {
+                return Err(S3Error::with_message(
+                    Code::InvalidBucketState,
+                    "An Object Lock configuration is present on this bucket, so the versioning \
+                     state cannot be changed.",
+                ));
+            }
             config.versioning = Some(versioning);
-            Ok::<_, S3Error>(())
+            Ok(())
         })
         .await?;
     Ok(reply::empty(http::StatusCode::OK))

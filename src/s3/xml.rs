@@ -106,6 +106,13 @@ impl Writer {
     }
 }
 
+/// The same as a text of its own.
+pub(super) fn iso(at: Timestamp) -> String {
+    let mut text = String::new();
+    iso_into(&mut text, at);
+    text
+}
+
 /// `2006-02-03T16:45:09.000Z`. Times before 1970 are 1970, as in the headers of HTTP, which know no
 /// others: HEAD and listings must agree.
 fn iso_into(text: &mut String, at: Timestamp) {

@@ -27,12 +27,19 @@ ABSENT = {
     "GetBucketCors": "NoSuchCORSConfiguration", "GetBucketTagging": "NoSuchTagSet",
 } | {name: note.strip("`") for name, (answer, note) in TABLE.items()
      if answer == "none set" and note}
-# What is answered with an error about what is asked here: a text that is no policy, ACLs that are off.
+# What is answered with an error about what is asked here: a text that is no policy, ACLs that are
+# off, locks of a bucket that has none.
 ERRORS = {
     "GetBucketPolicy": "NoSuchBucketPolicy",
+    "GetObjectLegalHold": "InvalidRequest",
+    "GetObjectLockConfiguration": "ObjectLockConfigurationNotFoundError",
+    "GetObjectRetention": "InvalidRequest",
     "GetPublicAccessBlock": "NoSuchPublicAccessBlockConfiguration",
     "PutBucketAcl": "AccessControlListNotSupported",
     "PutBucketPolicy": "MalformedPolicy",
+    "PutObjectLegalHold": "InvalidRequest",
+    "PutObjectLockConfiguration": "InvalidBucketState",
+    "PutObjectRetention": "MalformedXML",
     "PutObjectAcl": "AccessControlListNotSupported",
 }
 # Operations that are the same request on the wire as their successor, or as another one.

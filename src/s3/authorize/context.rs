@@ -10,6 +10,7 @@ use http::request::Parts;
 use crate::clock::Timestamp;
 use crate::engine::Entry;
 use crate::s3::auth::Identity;
+use crate::s3::conditions;
 use crate::s3::request::{self, Local, Query};
 
 /// What is wanted.
@@ -114,6 +115,14 @@ impl<'a> Scene<'a> {
             }
             "object-lock-mode" | "object-lock-legal-hold" | "object-lock-retain-until-date" => {
                 self.header(&format!("x-amz-{key}"))
+            }
+            "object-lock-remaining-retention-days" => {
+                let until = self.header("x-amz-object-lock-retain-until-date")?;
+                let until = conditions::parse_time(&until)?;
+                let left = until.unix_seconds() - self.now.unix_seconds();
+                // A day that has begun counts.
+                let days = left.max(0).unsigned_abs().div_ceil(86_400);
+                Some(Cow::Owned(days.to_string()))
             }
             "if-match" | "if-none-match" => self.header(key),
             key if key.starts_with("x-amz-") => self.header(key),

@@ -8,7 +8,7 @@ use crate::s3::error::{Code, S3Error};
 use crate::s3::reply::{self, Reply};
 use crate::s3::request::ObjectRef;
 use crate::s3::xml::Writer;
-use crate::s3::{Call, acl, checksum, copy, headers};
+use crate::s3::{Call, acl, checksum, copy, headers, object_lock};
 
 pub(crate) async fn create(
     call: &Call<'_>,
@@ -20,6 +20,7 @@ pub(crate) async fn create(
     let checksum = wanted_checksum(asked)?;
     let mut metadata = headers::metadata(asked)?;
     metadata.acl = acl::of_write(access, object).await?;
+    metadata.lock = object_lock::of_write(access).await?;
     let plan = UploadPlan {
         metadata,
         checksum,
