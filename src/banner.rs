@@ -23,6 +23,8 @@ pub struct Facts {
     /// Its first-level directories are buckets too.
     pub root: Option<PathBuf>,
     pub store: Option<Store>,
+    /// What was done to open it.
+    pub opened: Vec<String>,
     /// Of the directories.
     pub durability: Durability,
     pub region: Box<str>,
@@ -273,6 +275,9 @@ fn paste_block(facts: &Facts) -> String {
 
 fn starting_lines(facts: &Facts) -> String {
     let mut text = String::new();
+    for line in &facts.opened {
+        let _ = writeln!(text, "{line}");
+    }
     let root = facts.root.as_ref().map(|root| root.display().to_string());
     let buckets = facts.buckets.iter().map(|bucket| bucket.name.clone());
     let mut names: Vec<String> = match root {
@@ -380,6 +385,7 @@ mod tests {
             }],
             root: None,
             store: None,
+            opened: Vec::new(),
             durability: Durability::Strict,
             region: "us-east-1".into(),
             access,

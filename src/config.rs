@@ -10,6 +10,7 @@ mod documents;
 mod explain;
 mod limits;
 mod raw;
+mod spdk;
 mod tls;
 mod units;
 
@@ -30,6 +31,7 @@ use crate::s3::auth::policy::Policy;
 use crate::s3::{ETagMode, ETagModes, Ownership};
 
 pub use control::CONTROL_PORT;
+pub use spdk::{Spdk, SpdkBdev, VolatileCache};
 pub use units::{BlobPlace, Listen, shell_quoted};
 
 /// Everything that the server is told, checked.
@@ -39,6 +41,8 @@ pub struct Config {
     pub filesystem: Filesystem,
     /// `None`: there is no blob store.
     pub blob: Option<Blob>,
+    /// `None`: there is none on SPDK.
+    pub spdk: Option<Spdk>,
     pub auth: Auth,
     pub tls: Option<Tls>,
     pub metrics: Endpoint,
@@ -289,8 +293,11 @@ impl Config {
     /// Relative paths in the file start at the file's directory.
     pub fn load(file: Option<&Path>, overrides: Overrides) -> Result<Self, ConfigError> {
         let config = Self::load_unserved(file, overrides)?;
-        if !config.filesystem.has_buckets() && config.blob.is_none() {
+        if !config.filesystem.has_buckets() && config.blob.is_none() && config.spdk.is_none() {
             return Err(invalid(NOTHING_TO_SERVE));
+        }
+        if config.spdk.is_some() && !cfg!(feature = "spdk") {
+            return Err(invalid(NO_SPDK));
         }
         Ok(config)
     }
@@ -344,30 +351,27 @@ fn build(raw: raw::File, base: &Path, overrides: Overrides) -> Result<Config, Co
         root: overrides.root,
         blob: overrides.blob,
     };
-    let blob = build_blob(raw.blob, base, &places, overrides.durability)?;
-    let filesystem = build_filesystem(raw.filesystem, base, places, overrides.durability)?;
+    let durability = overrides.durability;
+    let blob = build_blob(raw.blob, base, &places, durability)?;
+    let spdk = match places.are_told() {
+        true => None,
+        false => spdk::build(raw.spdk_blobstore, base, durability, blob.is_some())?,
+    };
+    let filesystem = build_filesystem(raw.filesystem, base, places, durability)?;
     let server = raw.server;
     let listen = Some(overrides.listen)
         .filter(|listen| !listen.is_empty())
         .or(server.listen.map(|listen| listen.0))
         .unwrap_or_else(|| vec![default_listen()]);
-    let domains = if overrides.domains.is_empty() {
-        server.domains
-    } else {
-        overrides.domains
-    };
     let has_tls = raw.tls.is_some();
     let config = Config {
         server: Server {
             listen,
-            threads: threads(overrides.threads.or(server.threads))?,
-            pin: server.pin.unwrap_or(false),
+            threads: threads(overrides.threads.or(server.threads), spdk.as_ref())?,
+            pin: server.pin.unwrap_or(spdk.is_some()),
             auth: overrides.auth.or(server.auth).unwrap_or(true),
             region: region(overrides.region.map(Into::into).or(server.region))?,
-            domains: domains
-                .iter()
-                .map(|name| domain(name))
-                .collect::<Result<_, _>>()?,
+            domains: domains(overrides.domains, server.domains)?,
             object_ownership: server.object_ownership.unwrap_or_default(),
             state_dir: overrides
                 .state_dir
@@ -378,6 +382,7 @@ fn build(raw: raw::File, base: &Path, overrides: Overrides) -> Result<Config, Co
         },
         filesystem,
         blob,
+        spdk,
         auth,
         tls: raw.tls.map(|tls| tls::build_tls(tls, base)).transpose()?,
         metrics: control::build_endpoint(
@@ -433,9 +438,14 @@ fn default_listen() -> Listen {
     }
 }
 
-fn threads(asked: Option<usize>) -> Result<usize, ConfigError> {
+/// One a core, but for those that reactors take.
+fn threads(asked: Option<usize>, spdk: Option<&Spdk>) -> Result<usize, ConfigError> {
+    let reactors = spdk.map_or(0, |spdk| spdk.cores.len());
     match asked {
-        None => Ok(std::thread::available_parallelism().map_or(1, usize::from)),
+        None => {
+            let cores = std::thread::available_parallelism().map_or(1, usize::from);
+            Ok(cores.saturating_sub(reactors).max(1))
+        }
         Some(n) if (1..=1024).contains(&n) => Ok(n),
         Some(n) => Err(ConfigError::Invalid(format!(
             "`server.threads` is {n}; it must be 1 to 1024, or left out for one a core"
@@ -453,6 +463,12 @@ fn region(asked: Option<Box<str>>) -> Result<Box<str>, ConfigError> {
         )));
     }
     Ok(region)
+}
+
+/// Those of the command line, or else those of the file.
+fn domains(told: Vec<String>, in_file: Vec<String>) -> Result<Vec<Box<str>>, ConfigError> {
+    let names = if told.is_empty() { in_file } else { told };
+    names.iter().map(|name| domain(name)).collect()
 }
 
 /// A host name in lower case without its trailing dot.
@@ -654,5 +670,8 @@ fn invalid(text: &str) -> ConfigError {
 /// Name and id of the root user that is not named otherwise.
 const ROOT: &str = "root";
 const NOTHING_TO_SERVE: &str = "there is nothing to serve; name a directory (lobos serve DIR), \
-     --root DIR or --blob PATH:SIZE, or `root` or `buckets` in [filesystem], or `path` in [blob]";
+     --root DIR or --blob PATH:SIZE, or `root` or `buckets` in [filesystem], `path` in [blob], \
+     or a device in [spdk_blobstore]";
+const NO_SPDK: &str = "[spdk_blobstore] needs SPDK, which this program was built without; build \
+     it with `cargo build --release --features spdk` (docs/spdk.md), or use [blob]";
 const BLOB_BUFFERS_MAX: usize = 64 << 30;

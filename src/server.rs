@@ -99,8 +99,8 @@ pub fn run(
     let runtime = Builder::new_current_thread()
         .enable_all()
         .build_local(LocalOptions::default())?;
-    let engines = runtime.block_on(open_engines(&config, installation, &start))?;
-    let facts = facts(&config, &listeners, &doors, &engines, access);
+    let (engines, opened) = runtime.block_on(open_engines(&config, installation, &start))?;
+    let facts = facts(&config, &listeners, &doors, &engines, access, opened);
     let (orders, signals) = mpsc::unbounded_channel();
     let (trace, events) = Trace::new();
     let wiring = Wiring {
@@ -134,14 +134,26 @@ pub fn run(
     ended
 }
 
-/// All that is served. The blob store is first: it gets the buckets that clients make.
+/// All that is served, and what was done to open it, in lines for the operator. The blob store is
+/// first: it gets the buckets that clients make.
 async fn open_engines(
     config: &Config,
     installation: [u8; 16],
     start: &Start,
-) -> Result<Engines, StartError> {
+) -> Result<(Engines, Vec<String>), StartError> {
     let (clock, entropy) = (&start.clock, &start.entropy);
     let mut engines = Vec::new();
+    #[cfg_attr(
+        not(feature = "spdk"),
+        expect(unused_mut, reason = "only SPDK has something to say")
+    )]
+    let mut lines = Vec::new();
+    #[cfg(feature = "spdk")]
+    if let Some(spdk) = &config.spdk {
+        let store = store::spdk::open(spdk, clock.clone(), entropy.clone()).await?;
+        engines.push(Engine::Blob(store.engine));
+        lines.extend(store.lines);
+    }
     if let Some(blob) = &config.blob {
         let store = store::open(blob, clock.clone(), entropy.clone()).await?;
         engines.push(Engine::Blob(store));
@@ -151,7 +163,7 @@ async fn open_engines(
         let fs = FsEngine::open(settings, clock.clone(), entropy.clone())?;
         engines.push(Engine::Fs(fs));
     }
-    Ok(Engines::new(engines).await?)
+    Ok((Engines::new(engines).await?, lines))
 }
 
 /// The shards have ended: nothing more is asked of the engines. What does not end in `max` costs
@@ -164,6 +176,11 @@ async fn close_engines(engines: &Engines, max: Duration) {
                 tracing::error!(%error, "the storage was not closed; the next start has more to do");
             }
             Err(_) => tracing::error!("the storage was not closed in time"),
+        }
+        if let Engine::Blob(blob) = engine
+            && let Err(error) = blob.device().close()
+        {
+            tracing::error!(%error, "the device of the blob store was not closed");
         }
     }
 }
@@ -316,6 +333,7 @@ fn facts(
     doors: &Doors,
     engines: &Engines,
     access: Access,
+    opened: Vec<String>,
 ) -> Facts {
     let address = |listener: &Listener| Address {
         name: listener.name().to_owned(),
@@ -331,7 +349,7 @@ fn facts(
     for engine in engines {
         match engine {
             Engine::Fs(fs) => buckets.extend(fs.mounts().into_iter().map(bucket)),
-            Engine::Blob(blob) => store = config.blob.as_ref().map(|said| store_facts(said, blob)),
+            Engine::Blob(blob) => store = Some(store_facts(config.blob.as_ref(), blob)),
         }
     }
     Facts {
@@ -342,6 +360,7 @@ fn facts(
         buckets,
         root: config.filesystem.root.as_deref().map(resolved),
         store,
+        opened,
         durability: config.filesystem.durability,
         region: config.server.region.clone(),
         access,
@@ -353,10 +372,10 @@ fn resolved(dir: &Path) -> PathBuf {
     dir.canonicalize().unwrap_or_else(|_| dir.into())
 }
 
-fn store_facts(said: &config::Blob, engine: &BlobEngine) -> Store {
+fn store_facts(said: Option<&config::Blob>, engine: &BlobEngine) -> Store {
     let device = engine.device().describe();
     Store {
-        path: said.place.path.clone(),
+        path: said.map_or("spdk".into(), |said| said.place.path.clone()),
         size_bytes: engine.size_bytes(),
         free_bytes: engine.free_bytes(),
         device: device.kind.name(),
@@ -367,7 +386,9 @@ fn store_facts(said: &config::Blob, engine: &BlobEngine) -> Store {
 
 fn settings(config: Config, listeners: Vec<Listener>, tls: Option<Certificates>) -> ServerSettings {
     let server = config.server;
+    let reactors = config.spdk.map(|spdk| spdk.cores).unwrap_or_default();
     ServerSettings {
+        reserved_cores: reactors.into_iter().map(|core| core as usize).collect(),
         listeners,
         threads: server.threads,
         pin: server.pin,
@@ -407,6 +428,8 @@ pub struct ServerSettings {
     pub listeners: Vec<Listener>,
     pub threads: usize,
     pub pin: bool,
+    /// Nothing is pinned to these.
+    pub reserved_cores: Vec<usize>,
     /// `Some`: no authentication; the domains under which it may be reached all the same.
     pub open_domains: Option<Vec<Box<str>>>,
     pub limits: config::Limits,
@@ -458,6 +481,9 @@ impl Server {
             .then(core_affinity::get_core_ids)
             .flatten()
             .unwrap_or_default()
+            .into_iter()
+            .filter(|core| !settings.reserved_cores.contains(&core.id))
+            .collect::<Vec<_>>()
             .into_iter()
             .cycle();
         let shards = (0..settings.threads)

@@ -1,6 +1,9 @@
 //! The blob store on its way from a path to an open engine: made if it is missing, locked,
 //! recovered; and what to do where that fails.
 
+#[cfg(feature = "spdk")]
+pub mod spdk;
+
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, CWD};
@@ -38,6 +41,31 @@ pub enum StoreError {
         path: PathBuf,
         source: BlobOpenError,
     },
+    #[cfg(feature = "spdk")]
+    #[error(transparent)]
+    Spdk(#[from] crate::io::spdk::SpdkError),
+    #[cfg(feature = "spdk")]
+    #[error(
+        "{place} holds something that is no store of Lobos'; nothing was changed. If it may be \
+         destroyed, set `force = true` in [spdk_blobstore] for one start"
+    )]
+    SpdkOccupied { place: String },
+    #[cfg(feature = "spdk")]
+    #[error(
+        "{place} has no flush, so that `strict` durability cannot be kept: say \
+         `durability = \"relaxed\"`, or `volatile_cache = \"none\"` if the device loses nothing \
+         that it has taken when power is lost, in [spdk_blobstore]"
+    )]
+    SpdkCannotFlush { place: String },
+    #[cfg(feature = "spdk")]
+    #[error(
+        "there is no file {}; to make it, say how large: `size` in [spdk_blobstore]",
+        path.display()
+    )]
+    SpdkFileMissing { path: PathBuf },
+    #[cfg(feature = "spdk")]
+    #[error("SPDK's configuration {}: {why}", path.display())]
+    SpdkJson { path: PathBuf, why: String },
     #[error("{}: the bucket that every store has cannot be made: {source}", path.display())]
     FirstBucket { path: PathBuf, source: EngineError },
 }

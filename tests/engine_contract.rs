@@ -36,6 +36,10 @@ mod uploads;
 #[path = "engine_contract/versions.rs"]
 mod versions;
 
+#[cfg(feature = "spdk")]
+#[path = "engine_contract/spdk.rs"]
+mod spdk;
+
 use std::process::Command;
 
 use fixture::{Fixture, WITHOUT_IO_URING, block_on};
@@ -46,6 +50,12 @@ macro_rules! on_every_engine {
         on_every_engine!(@engine fs $($module { $($test)+ })+);
         on_every_engine!(@engine blob_file $($module { $($test)+ })+);
         on_every_engine!(@engine blob_sim $($module { $($test)+ })+);
+        #[cfg(feature = "spdk")]
+        on_every_engine!(@engine blob_spdk_malloc $($module { $($test)+ })+);
+        #[cfg(feature = "spdk")]
+        on_every_engine!(@engine blob_spdk_aio $($module { $($test)+ })+);
+        #[cfg(feature = "spdk")]
+        on_every_engine!(@engine blob_spdk_uring $($module { $($test)+ })+);
     };
     (@engine $engine:ident $($module:ident { $($test:ident)+ })+) => {
         mod $engine {
@@ -111,6 +121,15 @@ on_a_block_device! {
     }
     keyspace {
         random_operations_agree_with_a_model
+    }
+}
+
+/// In a program with SPDK the whole contract is held against each kind of bdev instead.
+#[cfg(not(feature = "spdk"))]
+#[test]
+fn the_contract_holds_on_spdk() {
+    for bdev in ["malloc", "aio", "uring"] {
+        println!("skipped: the_contract_holds_on_spdk: the feature `spdk` is off ({bdev} bdev)");
     }
 }
 

@@ -35,7 +35,7 @@ BLOB_CLIENTS = [
 ]
 STAGES = ["format", "lint", "rust", "security", "crash", "build", "clients"]
 # Only when they are asked for.
-LONG_STAGES = ["mutants"]
+LONG_STAGES = ["mutants", "spdk"]
 
 
 def main(chosen):
@@ -217,6 +217,18 @@ def stage_mutants(counts):
         counts.passed += is_caught
         counts.failed += not is_caught
     return counts.failed == 0
+
+
+def stage_spdk(counts):
+    """The client tests and the crash tests of a store on SPDK, for each bdev: against the debug
+    build with the feature `spdk`, which `cargo test --features spdk` has made (tests/spdk.rs)."""
+    binary = TARGET / "debug" / "lobos"
+    good = True
+    for bdev in ["malloc", "aio", "uring"]:
+        print(f"The clients, their buckets in a store on SPDK's {bdev} bdev:", flush=True)
+        good &= python_tests(counts, CLIENTS, binary, 0, BLOB_CLIENTS, engine=f"spdk-{bdev}")
+    print("Kills, errors of the drive, requests that are cut off:", flush=True)
+    return python_tests(counts, CRASH, binary, files=["test_spdk.py"], engine="spdk") and good
 
 
 def stage_clients(counts):

@@ -9,7 +9,7 @@ use crate::engine::Durability;
 use crate::s3::{ETagMode, Ownership};
 
 use super::units::{Listen, Mode, OneOrMany, Size, Span};
-use super::{AccessFormat, LogFormat, SecretText, Symlinks};
+use super::{AccessFormat, LogFormat, SecretText, Symlinks, VolatileCache};
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -17,6 +17,7 @@ pub(super) struct File {
     pub server: Server,
     pub filesystem: Filesystem,
     pub blob: Blob,
+    pub spdk_blobstore: SpdkBlobstore,
     pub bucket: BTreeMap<String, Bucket>,
     pub auth: Auth,
     pub tls: Option<Tls>,
@@ -80,6 +81,27 @@ pub(super) struct Blob {
     pub path: Option<PathBuf>,
     pub size: Option<Size>,
     pub durability: Option<Durability>,
+    pub buffers: Option<Size>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct SpdkBlobstore {
+    pub pci: Option<Box<str>>,
+    pub malloc: Option<Size>,
+    pub aio: Option<PathBuf>,
+    pub uring: Option<PathBuf>,
+    pub size: Option<Size>,
+    pub json: Option<PathBuf>,
+    pub bdev: Option<Box<str>>,
+    pub cluster_sz: Option<Size>,
+    pub reactor_mask: Option<Box<str>>,
+    pub memory: Option<Size>,
+    pub no_huge: Option<bool>,
+    pub durability: Option<Durability>,
+    pub volatile_cache: Option<VolatileCache>,
+    pub force: Option<bool>,
+    pub rpc: Option<PathBuf>,
     pub buffers: Option<Size>,
 }
 

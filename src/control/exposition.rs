@@ -46,7 +46,13 @@ pub(super) fn page(s3: &S3, format: Format) -> String {
     for engine in s3.engines() {
         match engine {
             Engine::Fs(fs) => directories(&mut page, fs),
-            Engine::Blob(blob) => store(&mut page, blob),
+            Engine::Blob(blob) => {
+                store(&mut page, blob);
+                #[cfg(feature = "spdk")]
+                if let Some(device) = blob.device().spdk() {
+                    super::spdk_lines::spdk(&mut page, device, blob.free_bytes());
+                }
+            }
         }
     }
     process(&mut page);
@@ -305,7 +311,7 @@ fn process(page: &mut Page) {
 }
 
 #[derive(Clone, Copy, Debug)]
-enum Kind {
+pub(super) enum Kind {
     /// Its name ends in `_total`.
     Counter,
     Gauge,
@@ -314,7 +320,7 @@ enum Kind {
 
 /// The text as it grows.
 #[derive(Debug)]
-struct Page {
+pub(super) struct Page {
     text: String,
     format: Format,
 }
@@ -328,7 +334,7 @@ impl Page {
     }
 
     /// Starts a family; its samples follow.
-    fn family(&mut self, name: &str, kind: Kind, help: &str) {
+    pub(super) fn family(&mut self, name: &str, kind: Kind, help: &str) {
         // OpenMetrics names a counter's family without the suffix of its samples.
         let family = match (self.format, kind) {
             (Format::OpenMetrics, Kind::Counter) => name.strip_suffix("_total").unwrap_or(name),
@@ -344,12 +350,12 @@ impl Page {
     }
 
     /// A family of one sample.
-    fn gauge(&mut self, name: &str, help: &str, value: impl Display) {
+    pub(super) fn gauge(&mut self, name: &str, help: &str, value: impl Display) {
         self.family(name, Kind::Gauge, help);
         self.sample(name, &[], value);
     }
 
-    fn sample(&mut self, name: &str, labels: &[(&str, &str)], value: impl Display) {
+    pub(super) fn sample(&mut self, name: &str, labels: &[(&str, &str)], value: impl Display) {
         self.text.push_str(name);
         let mut opening = '{';
         for (label, value) in labels {

@@ -25,6 +25,8 @@ mod lines;
 pub mod proto;
 mod scrape;
 mod service;
+#[cfg(feature = "spdk")]
+mod spdk_lines;
 mod status;
 mod users;
 pub mod users_file;

@@ -11,6 +11,8 @@ use super::dma::{BLOCK_BYTES, BufferPool, DmaBuf};
 use super::media::Media;
 pub use super::media::{Access, DeviceError, create_file};
 use super::sim::SimDevice;
+#[cfg(feature = "spdk")]
+use super::spdk::Spdk;
 use super::uring::{Operation, Uring};
 
 /// One open device; cheap to clone, usable from every event loop. It is owned until the last
@@ -22,6 +24,9 @@ pub enum Device {
     /// pread, pwrite and fdatasync on the threads of the runtime for blocking calls.
     Pool(Arc<Pool>),
     Sim(SimDevice),
+    /// A blob of a blobstore, polled in user space.
+    #[cfg(feature = "spdk")]
+    Spdk(Arc<Spdk>),
 }
 
 /// How to open a device.
@@ -71,6 +76,7 @@ pub enum DeviceKind {
     Uring,
     Pool,
     Sim,
+    Spdk,
 }
 
 impl DeviceKind {
@@ -79,6 +85,7 @@ impl DeviceKind {
             Self::Uring => "io_uring",
             Self::Pool => "thread pool",
             Self::Sim => "simulator",
+            Self::Spdk => "SPDK",
         }
     }
 }
@@ -107,6 +114,8 @@ impl Device {
             Self::Uring(uring) => uring.media.size_bytes(),
             Self::Pool(pool) => pool.media.size_bytes(),
             Self::Sim(sim) => sim.size_bytes(),
+            #[cfg(feature = "spdk")]
+            Self::Spdk(spdk) => spdk.size_bytes(),
         }
     }
 
@@ -116,6 +125,8 @@ impl Device {
             Self::Uring(uring) => uring.media.refresh_size(),
             Self::Pool(pool) => pool.media.refresh_size(),
             Self::Sim(sim) => Ok(sim.size_bytes()),
+            #[cfg(feature = "spdk")]
+            Self::Spdk(spdk) => Ok(spdk.size_bytes()),
         }
     }
 
@@ -126,6 +137,27 @@ impl Device {
             Self::Uring(uring) => uring.media.grow(size_bytes),
             Self::Pool(pool) => pool.media.grow(size_bytes),
             Self::Sim(sim) => Ok(sim.grow(size_bytes)),
+            #[cfg(feature = "spdk")]
+            Self::Spdk(_) => Ok(self.size_bytes()),
+        }
+    }
+
+    /// Takes no more transfers and gives back what outlives this process otherwise. Only a device
+    /// on SPDK has such a thing. Blocks.
+    pub fn close(&self) -> io::Result<()> {
+        match self {
+            #[cfg(feature = "spdk")]
+            Self::Spdk(spdk) => spdk.close_all().map_err(io::Error::other),
+            Self::Uring(_) | Self::Pool(_) | Self::Sim(_) => Ok(()),
+        }
+    }
+
+    /// What lies below on SPDK, if it does.
+    #[cfg(feature = "spdk")]
+    pub fn spdk(&self) -> Option<&Arc<Spdk>> {
+        match self {
+            Self::Spdk(spdk) => Some(spdk),
+            _ => None,
         }
     }
 
@@ -141,6 +173,15 @@ impl Device {
                 logical_block_bytes: 512,
                 missing: Vec::new(),
             },
+            #[cfg(feature = "spdk")]
+            Self::Spdk(spdk) => DeviceInfo {
+                kind: DeviceKind::Spdk,
+                is_block_device: true,
+                is_writable: true,
+                is_direct: true,
+                logical_block_bytes: spdk.block_bytes(),
+                missing: spdk.missing(),
+            },
         }
     }
 
@@ -149,6 +190,8 @@ impl Device {
             Self::Uring(uring) => &uring.media.buffers,
             Self::Pool(pool) => &pool.media.buffers,
             Self::Sim(sim) => sim.buffers(),
+            #[cfg(feature = "spdk")]
+            Self::Spdk(spdk) => &spdk.buffers,
         }
     }
 
@@ -197,6 +240,8 @@ impl Device {
                 blocking(move || pool.media.sync()).await
             }
             Self::Sim(sim) => sim.flush().await,
+            #[cfg(feature = "spdk")]
+            Self::Spdk(spdk) => spdk.flush().await,
         }
     }
 
@@ -212,6 +257,8 @@ impl Device {
                 blocking(move || pool.media.discard(offset_bytes, size_bytes)).await
             }
             Self::Sim(sim) => sim.discard(offset_bytes, size_bytes).await,
+            #[cfg(feature = "spdk")]
+            Self::Spdk(spdk) => spdk.discard(offset_bytes, size_bytes).await,
         }
     }
 
@@ -227,6 +274,8 @@ impl Device {
                 blocking(move || pool.media.zero_quickly(offset_bytes, size_bytes)).await
             }
             Self::Sim(_) => Ok(false),
+            #[cfg(feature = "spdk")]
+            Self::Spdk(spdk) => spdk.zero(offset_bytes, size_bytes).await.map(|()| true),
         };
         if quickly? {
             return Ok(());
@@ -260,6 +309,18 @@ impl Device {
                 on_a_thread(move || run(&pool.media, operation)).await
             }
             Self::Sim(sim) => sim.transfer(operation).await,
+            #[cfg(feature = "spdk")]
+            Self::Spdk(spdk) => match operation {
+                Operation::Read {
+                    offset_bytes,
+                    buffer,
+                } => spdk.read(offset_bytes, buffer).await,
+                Operation::Write {
+                    offset_bytes,
+                    buffer,
+                } => spdk.write(offset_bytes, buffer).await,
+                Operation::Flush => (spdk.flush().await, None),
+            },
         };
         match outcome {
             (result, Some(buffer)) => (result, buffer),

@@ -31,6 +31,19 @@ impl BufferPool {
             stock: Arc::new(Stock {
                 shelves: Mutex::new(Shelves::default()),
                 idle_bytes_max,
+                source: None,
+            }),
+        }
+    }
+
+    /// The same of memory that a device prefers, as long as there is any.
+    #[cfg(feature = "spdk")]
+    pub(super) fn from_source(idle_bytes_max: usize, source: Source) -> Self {
+        Self {
+            stock: Arc::new(Stock {
+                shelves: Mutex::new(Shelves::default()),
+                idle_bytes_max,
+                source: Some(source),
             }),
         }
     }
@@ -64,6 +77,17 @@ impl BufferPool {
 struct Stock {
     shelves: Mutex<Shelves>,
     idle_bytes_max: usize,
+    /// `None`: the allocator of the process.
+    source: Option<Source>,
+}
+
+/// Memory of a device's own.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Source {
+    /// Initialised memory of that many bytes at a multiple of [`BLOCK_BYTES`]; `None`: no more.
+    pub(super) allocate: fn(usize) -> Option<NonNull<u8>>,
+    /// Takes back what `allocate` gave, once.
+    pub(super) free: unsafe fn(NonNull<u8>),
 }
 
 #[derive(Debug, Default)]
@@ -81,7 +105,7 @@ impl Stock {
             shelves.idle_bytes -= size;
             Some(block)
         });
-        idle.unwrap_or_else(|| Block::new(size))
+        idle.unwrap_or_else(|| Block::new(size, self.source))
     }
 
     fn put_back(&self, block: Block) {
@@ -193,6 +217,13 @@ impl DmaBuf {
         self.valid = size_bytes.min(self.capacity);
     }
 
+    /// The memory is the device's own, so that it reaches it.
+    #[cfg(feature = "spdk")]
+    pub(super) fn is_of_device(&self) -> bool {
+        let source = self.block.as_ref().map(|block| block.source);
+        source.is_some_and(|source| source.is_some())
+    }
+
     fn base(&self) -> NonNull<u8> {
         self.block
             .as_ref()
@@ -240,12 +271,13 @@ impl fmt::Debug for DmaBuf {
 /// One allocation.
 ///
 /// # Invariants
-/// `memory` came from the allocator with `layout` (of non-zero size), is initialised, and is
-/// freed once, in `drop`.
+/// `memory` came from `source`, or without one from the allocator with `layout` (of non-zero
+/// size), is initialised, and is freed once, in `drop`.
 #[derive(Debug)]
 struct Block {
     memory: NonNull<u8>,
     layout: Layout,
+    source: Option<Source>,
 }
 
 // SAFETY: a block is plain memory with one owner.
@@ -254,14 +286,26 @@ unsafe impl Send for Block {}
 unsafe impl Sync for Block {}
 
 impl Block {
-    fn new(size_bytes: usize) -> Self {
+    fn new(size_bytes: usize, source: Option<Source>) -> Self {
         let Ok(layout) = Layout::from_size_align(size_bytes.max(BLOCK_BYTES), BLOCK_BYTES) else {
             handle_alloc_error(Layout::new::<[u8; BLOCK_BYTES]>());
         };
+        let own = source.and_then(|source| (source.allocate)(layout.size()));
+        if let Some(memory) = own {
+            return Self {
+                memory,
+                layout,
+                source,
+            };
+        }
         // SAFETY: the layout's size is not zero.
         let memory = unsafe { alloc_zeroed(layout) };
         match NonNull::new(memory) {
-            Some(memory) => Self { memory, layout },
+            Some(memory) => Self {
+                memory,
+                layout,
+                source: None,
+            },
             None => handle_alloc_error(layout),
         }
     }
@@ -269,9 +313,13 @@ impl Block {
 
 impl Drop for Block {
     fn drop(&mut self) {
-        // SAFETY: by the invariants, `memory` was allocated with this layout and is freed only
-        // here.
-        unsafe { dealloc(self.memory.as_ptr(), self.layout) };
+        match self.source {
+            // SAFETY: by the invariants it came from this source and is freed only here.
+            Some(source) => unsafe { (source.free)(self.memory) },
+            // SAFETY: by the invariants, `memory` was allocated with this layout and is freed
+            // only here.
+            None => unsafe { dealloc(self.memory.as_ptr(), self.layout) },
+        }
     }
 }
 

@@ -7,4 +7,6 @@ pub(crate) mod files;
 mod media;
 pub mod peer;
 pub mod sim;
+#[cfg(feature = "spdk")]
+pub mod spdk;
 mod uring;

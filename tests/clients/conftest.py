@@ -14,9 +14,11 @@ import pytest
 from lobos import BINARY, Lobos
 from stored import Stored
 
-# "fs" or "blob": where the buckets of `site` and `rooted` are.
+# Where the buckets of `site` and `rooted` are: in a directory, or in a blob store on a file or on
+# one of SPDK's bdevs.
 ENGINE = os.environ.get("LOBOS_TEST_ENGINE", "fs")
-assert ENGINE in ("fs", "blob"), f"LOBOS_TEST_ENGINE={ENGINE}: it is fs or blob"
+ENGINES = ("fs", "blob", "spdk-malloc", "spdk-aio", "spdk-uring")
+assert ENGINE in ENGINES, f"LOBOS_TEST_ENGINE={ENGINE}: it is one of {', '.join(ENGINES)}"
 
 for name in [name for name in os.environ if name.startswith("AWS_")]:
     del os.environ[name]
@@ -104,7 +106,7 @@ def image(tmp_path):
 @pytest.fixture
 def site(start, tmp_path, image):
     """`lobos serve DIR` on an empty directory named `demo`."""
-    if ENGINE == "blob":
+    if ENGINE != "fs":
         return in_a_store(start, image)
     directory = tmp_path / "demo"
     directory.mkdir()
@@ -115,7 +117,7 @@ def site(start, tmp_path, image):
 @pytest.fixture
 def rooted(start, tmp_path, image):
     """`lobos serve --root DIR` with one bucket `demo`, made through S3."""
-    if ENGINE == "blob":
+    if ENGINE != "fs":
         return in_a_store(start, image)
     root = tmp_path / "root"
     server = start("serve", "--root", root, "--listen", "127.0.0.1:0")
@@ -126,10 +128,21 @@ def rooted(start, tmp_path, image):
 
 def in_a_store(start, image):
     """`lobos serve --blob FILE:SIZE` with a bucket `demo`, made through S3."""
-    server = start("serve", "--blob", f"{image}:192MiB", "--listen", "127.0.0.1:0")
+    place = ["--blob", f"{image}:192MiB"] if ENGINE == "blob" else ["-c", on_spdk(image)]
+    server = start("serve", *place, "--listen", "127.0.0.1:0")
     s3 = server.client()
     s3.create_bucket(Bucket="demo")
     return Site(server, "demo", Stored(s3, ("demo",)), s3, others=("lobos",))
+
+
+def on_spdk(image):
+    """A configuration of a store on SPDK, in ordinary memory."""
+    device = {"spdk-malloc": 'malloc = "192 MiB"',
+              "spdk-aio": f'aio = "{image}"\nsize = "192 MiB"',
+              "spdk-uring": f'uring = "{image}"\nsize = "192 MiB"\nvolatile_cache = "none"'}[ENGINE]
+    config = image.with_suffix(".cfg")
+    config.write_text(f'[spdk_blobstore]\n{device}\nno_huge = true\nmemory = "192 MiB"\n')
+    return config
 
 
 @pytest.fixture

@@ -26,7 +26,7 @@ class Lost(Exception):
 
 class Server:
     """`lobos serve DIRECTORY --no-auth`, whatever the directory's name the bucket is BUCKET. A
-    `directory` that ends in `.img` is a blob store.
+    `directory` that ends in `.img` is a blob store, one that ends in `.cfg` the configuration of one.
 
     `uid`: run as this user and group. `launcher`: a Launcher that starts the process under its eyes.
     `state`: the state directory; servers that share it believe each other's configuration of the
@@ -38,9 +38,9 @@ class Server:
         self.directory, self.home, self.launcher = directory, home, launcher
         home.mkdir(parents=True, exist_ok=True)
         self.output, self.log = home / "stdout.txt", home / "stderr.txt"
-        is_store = directory.suffix == ".img"
-        place = (["--blob", f"{directory}:{STORE_SIZE}"] if is_store
-                 else ["--bucket", f"{BUCKET}={directory}"])
+        is_store = directory.suffix in (".img", ".cfg")
+        place = {".img": ["--blob", f"{directory}:{STORE_SIZE}"], ".cfg": ["-c", directory]}.get(
+            directory.suffix, ["--bucket", f"{BUCKET}={directory}"])
         arguments = [BINARY, "serve", *place, "--no-auth",
                      "--listen", "127.0.0.1:0", "--durability", durability,
                      "--threads", str(threads), "--state-dir", state or home / "state"]

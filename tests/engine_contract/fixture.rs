@@ -32,6 +32,8 @@ enum Place {
     BlobFile(tempfile::TempDir),
     BlobLoop(LoopDevice),
     BlobSim(SimDisk),
+    #[cfg(feature = "spdk")]
+    Spdk(crate::spdk::Bdev),
 }
 
 /// A loop block device over a file; detached when dropped.
@@ -103,6 +105,21 @@ impl Fixture {
         Self::at(Place::BlobSim(disk)).await
     }
 
+    #[cfg(feature = "spdk")]
+    pub(crate) async fn blob_spdk_malloc() -> Self {
+        Self::at(Place::Spdk(crate::spdk::Bdev::empty("Malloc").await)).await
+    }
+
+    #[cfg(feature = "spdk")]
+    pub(crate) async fn blob_spdk_aio() -> Self {
+        Self::at(Place::Spdk(crate::spdk::Bdev::empty("Aio").await)).await
+    }
+
+    #[cfg(feature = "spdk")]
+    pub(crate) async fn blob_spdk_uring() -> Self {
+        Self::at(Place::Spdk(crate::spdk::Bdev::empty("Uring").await)).await
+    }
+
     /// The same place after the engine was closed and opened again.
     pub(crate) async fn reopen(self) -> Self {
         let Self {
@@ -128,6 +145,8 @@ impl Fixture {
             Place::Fs(directory) => Some(Arc::new(Engine::Fs(open_fs_root(directory.path())))),
             // One process owns a device.
             Place::BlobFile(_) | Place::BlobLoop(_) | Place::BlobSim(_) => None,
+            #[cfg(feature = "spdk")]
+            Place::Spdk(_) => None,
         }
     }
 
@@ -136,6 +155,8 @@ impl Fixture {
         match &self.place {
             Place::Fs(directory) => Some(directory.path().join(bucket)),
             Place::BlobFile(_) | Place::BlobLoop(_) | Place::BlobSim(_) => None,
+            #[cfg(feature = "spdk")]
+            Place::Spdk(_) => None,
         }
     }
 
@@ -161,6 +182,8 @@ impl Place {
             }
             Self::BlobLoop(device) => open_blob(open_device(&device.path).await).await,
             Self::BlobSim(disk) => open_blob(disk.device()).await,
+            #[cfg(feature = "spdk")]
+            Self::Spdk(bdev) => open_blob(bdev.device()).await,
         }
     }
 }
