@@ -25,6 +25,10 @@ pub struct Permit {
 }
 
 impl Permit {
+    pub fn bytes(&self) -> usize {
+        self.share.num_permits().saturating_mul(UNIT_BYTES)
+    }
+
     /// Gives back all but `bytes`.
     pub fn shrink(&mut self, bytes: usize) {
         let surplus = self
@@ -51,6 +55,24 @@ impl Budget {
             total,
             wait_max,
         }
+    }
+
+    /// A window for a body that moves through memory: all of `whole_bytes` while half of the memory
+    /// stays free for others, otherwise at most `least_bytes`, so that many slow peers leave room
+    /// for quick ones. What was given holds to the end; nothing more is asked for later.
+    pub async fn reserve_window(
+        &self,
+        whole_bytes: usize,
+        least_bytes: usize,
+    ) -> Result<Permit, Full> {
+        let left = self.free_bytes().saturating_sub(whole_bytes);
+        let is_scarce = left < self.total_bytes() / 2;
+        let bytes = if is_scarce {
+            whole_bytes.min(least_bytes)
+        } else {
+            whole_bytes
+        };
+        self.reserve(bytes).await
     }
 
     /// Takes `bytes` (a request larger than the whole budget takes all of it), in turn with the
@@ -105,6 +127,21 @@ mod tests {
         drop((first, small));
         assert!(budget.reserve(usize::MAX).await.is_ok(), "takes it all");
         assert_eq!(budget.free_bytes(), 100 * KIB);
+    }
+
+    #[tokio::test]
+    async fn p12_windows_are_small_when_memory_is_scarce() {
+        let budget = Budget::new(100 * KIB, Duration::from_secs(10));
+        let mut held = Vec::new();
+        for expected in [20, 20, 8, 8, 8] {
+            let permit = budget.reserve_window(20 * KIB, 8 * KIB).await.unwrap();
+            assert_eq!(permit.bytes(), expected * KIB);
+            held.push(permit);
+        }
+        assert_eq!(budget.reserve_window(KIB, 8 * KIB).await.unwrap().bytes(), KIB);
+        held.clear();
+        let whole = budget.reserve_window(50 * KIB, 8 * KIB).await.unwrap();
+        assert_eq!(whole.bytes(), 50 * KIB);
     }
 
     #[tokio::test(start_paused = true)]

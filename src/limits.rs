@@ -80,6 +80,9 @@ pub const POLICY_VARIABLES_MAX: usize = 100;
 
 /// Body bytes that one request holds in memory while they move between socket and disk.
 pub const REQUEST_WINDOW_BYTES: usize = 1 << 20;
+/// The same while less than half of the memory for bodies is free: enough for two chunks of the
+/// blob engine, which are read and written as a whole.
+pub const REQUEST_WINDOW_BYTES_MIN: usize = 128 << 10;
 
 /// Users that the control plane keeps, and keys of one of them.
 pub const USERS_MAX: usize = 10_000;
@@ -99,5 +102,6 @@ pub const TRACE_QUEUE_MAX: usize = 4096;
 pub const TRACE_WATCHERS_MAX: usize = 64;
 pub const TRACE_EVENTS_MAX: usize = 1024;
 
+const _: () = assert!(REQUEST_WINDOW_BYTES_MIN < REQUEST_WINDOW_BYTES);
 const _: () = assert!(PUT_BYTES_MAX <= OBJECT_BYTES_MAX);
 const _: () = assert!(HEAD_BYTES_MAX < CONN_BUFFER_BYTES_MAX);

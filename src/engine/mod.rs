@@ -471,6 +471,17 @@ pub enum ByteStream {
 }
 
 impl ByteStream {
+    /// How much may be in memory at a time: [`REQUEST_WINDOW_BYTES`] or less. Said before the first
+    /// piece is asked for.
+    ///
+    /// [`REQUEST_WINDOW_BYTES`]: crate::limits::REQUEST_WINDOW_BYTES
+    pub fn set_window(&mut self, window_bytes: usize) {
+        match self {
+            Self::Fs(stream) => stream.set_window(window_bytes),
+            Self::Blob(stream) => stream.set_window(window_bytes),
+        }
+    }
+
     /// The next piece; `None` once all of the range has been given. An error
     /// ([`EngineError::Changed`], [`EngineError::Corrupt`], [`EngineError::Io`]) is final, and the
     /// last piece is given only after the engine knows that all pieces belong together.
@@ -494,6 +505,17 @@ pub enum Writer {
 }
 
 impl Writer {
+    /// How much may be in memory at a time: [`REQUEST_WINDOW_BYTES`] or less. Said before the first
+    /// byte is appended.
+    ///
+    /// [`REQUEST_WINDOW_BYTES`]: crate::limits::REQUEST_WINDOW_BYTES
+    pub fn set_window(&mut self, window_bytes: usize) {
+        match self {
+            Self::Fs(writer) => writer.set_window(window_bytes),
+            Self::Blob(writer) => writer.set_window(window_bytes),
+        }
+    }
+
     pub async fn append(&mut self, bytes: Bytes) -> Result<(), EngineError> {
         match self {
             Self::Fs(writer) => writer.append(bytes).await,

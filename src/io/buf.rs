@@ -27,10 +27,15 @@ impl Pool {
         }
     }
 
-    pub(crate) fn take(&self) -> Buffer {
-        let idle = self.idle.lock().pop();
+    /// A buffer of [`BUFFER_BYTES`], or one of `bytes` where that is less, which is not kept.
+    pub(crate) fn take(&self, bytes: usize) -> Buffer {
+        let bytes = bytes.min(BUFFER_BYTES);
+        let idle = match bytes {
+            BUFFER_BYTES => self.idle.lock().pop(),
+            _ => None,
+        };
         Buffer {
-            bytes: idle.unwrap_or_else(|| vec![0; BUFFER_BYTES].into_boxed_slice()),
+            bytes: idle.unwrap_or_else(|| vec![0; bytes].into_boxed_slice()),
             valid: 0,
             home: Arc::clone(&self.idle),
         }
@@ -95,7 +100,7 @@ impl AsRef<[u8]> for Buffer {
 impl Drop for Buffer {
     fn drop(&mut self) {
         let mut idle = self.home.lock();
-        if idle.len() < self.home.idle_max {
+        if self.bytes.len() == BUFFER_BYTES && idle.len() < self.home.idle_max {
             idle.push(std::mem::take(&mut self.bytes));
         }
     }
@@ -108,7 +113,7 @@ mod tests {
     #[test]
     fn a_buffer_comes_back_and_shows_nothing_of_its_past() {
         let pool = Pool::new(1);
-        let mut first = pool.take();
+        let mut first = pool.take(BUFFER_BYTES);
         let place = first.bytes.as_ptr();
         let filled = first.fill::<()>(6, |target| {
             target.copy_from_slice(b"secret");
@@ -119,7 +124,7 @@ mod tests {
         assert_eq!(&bytes[..], b"secret");
         drop(bytes);
 
-        let mut second = pool.take();
+        let mut second = pool.take(BUFFER_BYTES);
         assert_eq!(second.bytes.as_ptr(), place);
         assert_eq!(second.as_ref(), b"");
         let filled = second.fill::<()>(3, |target| {
@@ -133,9 +138,12 @@ mod tests {
     #[test]
     fn the_stock_is_bounded() {
         let pool = Pool::new(1);
-        let (a, b) = (pool.take(), pool.take());
+        let (a, b) = (pool.take(BUFFER_BYTES), pool.take(BUFFER_BYTES));
         drop(a);
         drop(b);
+        let mut small = pool.take(4);
+        assert_eq!(small.fill::<()>(6, |target| Ok(target.len())), Ok(4));
+        drop(small);
         assert_eq!(pool.idle.lock().len(), 1);
     }
 }

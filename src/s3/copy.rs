@@ -183,10 +183,12 @@ pub(super) async fn stream(
     writer: &mut Writer,
     algorithm: ChecksumAlgorithm,
 ) -> Result<Checksum, S3Error> {
-    let _room = reserve(call.s3, source.range.size_bytes).await?;
+    let room = reserve(call.s3, source.range.size_bytes).await?;
+    writer.set_window(room.bytes());
     let mut hasher = Hasher::new(algorithm);
     if source.range.size_bytes > 0 {
         let mut bytes = source.reader.read(source.range);
+        bytes.set_window(room.bytes());
         while let Some(piece) = bytes.next().await {
             let piece = piece?;
             hasher.update(&piece);

@@ -511,11 +511,10 @@ impl Call<'_> {
         let s3 = self.s3;
         let payload = self.open(want)?;
         let size = payload.size_bytes().unwrap_or(u64::MAX);
-        let bytes = match want.md5 {
-            true => window_bytes(size),
-            false => document_bytes(size),
+        let permit = match want.is_data {
+            true => reserve(s3, size).await?,
+            false => reserve_bytes(s3, document_bytes(size)).await?,
         };
-        let permit = reserve_bytes(s3, bytes).await?;
         Ok((payload, permit))
     }
 
@@ -535,9 +534,14 @@ impl Call<'_> {
     }
 }
 
-/// Room for a request that moves `size_bytes` through memory, at most a window of it at a time.
+/// Room for a request that moves `size_bytes` through memory, at most a window of it at a time: the
+/// permit says how much.
 async fn reserve(s3: &S3, size_bytes: u64) -> Result<Permit, S3Error> {
-    reserve_bytes(s3, window_bytes(size_bytes)).await
+    let whole_bytes = window_bytes(size_bytes);
+    s3.budget
+        .reserve_window(whole_bytes, limits::REQUEST_WINDOW_BYTES_MIN)
+        .await
+        .map_err(|_| S3Error::new(Code::SlowDown))
 }
 
 /// Room for all that a request will hold at once: it may not ask for more later.

@@ -18,7 +18,7 @@ use super::route::Operation;
 use super::xml::Writer as Xml;
 use super::{Call, acl, authorize, headers, object_lock, tags, versioning};
 use crate::engine::{
-    Bucket, BucketName, Checksum, ChecksumKind, Commit, ETag, Entry, Metadata, Precondition, Writer,
+    BucketName, Checksum, ChecksumKind, Commit, ETag, Entry, Metadata, Precondition, Writer,
 };
 use crate::limits::{POST_FIELDS_BYTES_MAX, PUT_BYTES_MAX};
 
@@ -26,7 +26,7 @@ use crate::limits::{POST_FIELDS_BYTES_MAX, PUT_BYTES_MAX};
 pub(super) async fn object(call: Call<'_>, name: &BucketName) -> Result<Reply, S3Error> {
     let (s3, head, local) = (call.s3, call.head, call.local);
     let sender = call.identity().clone();
-    let (payload, _room) = call.form().await?;
+    let (payload, room) = call.form().await?;
     let mut form = Form::new(&head.headers, payload)?;
     let (fields, filename) = Fields::read(&mut form, name).await?;
     let who = s3.gate.authenticate_form(&fields.signature(), &sender)?;
@@ -62,8 +62,9 @@ pub(super) async fn object(call: Call<'_>, name: &BucketName) -> Result<Reply, S
     let mut metadata = fields.metadata()?;
     metadata.acl = acl::of_write(&access, &object).await?;
     metadata.lock = object_lock::of_write(&access).await?;
-    let bucket = &access.bucket;
-    let entry = store(form, bucket, &object, &fields, metadata, policy.as_ref()).await?;
+    let mut writer = access.bucket.begin(&object.key, None).await?;
+    writer.set_window(room.bytes());
+    let entry = store(form, writer, &object, &fields, metadata, policy.as_ref()).await?;
     let host = super::host_of(head).unwrap_or("localhost");
     fields.answer(&object, &entry, host)
 }
@@ -71,7 +72,7 @@ pub(super) async fn object(call: Call<'_>, name: &BucketName) -> Result<Reply, S
 /// Streams the file, and commits it when the whole body was found true.
 async fn store(
     mut form: Form<Payload>,
-    bucket: &Bucket,
+    mut writer: Writer,
     object: &ObjectRef,
     fields: &Fields,
     metadata: Metadata,
@@ -82,7 +83,6 @@ async fn store(
         .and_then(PostPolicy::size_bytes_max)
         .unwrap_or(u64::MAX)
         .min(PUT_BYTES_MAX);
-    let mut writer: Writer = bucket.begin(&object.key, None).await?;
     let mut md5 = Md5::new();
     let mut hasher = given.as_ref().map(|given| Hasher::new(given.algorithm));
     let mut size_bytes = 0_u64;

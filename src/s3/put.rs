@@ -26,7 +26,7 @@ pub(super) async fn object(
     let precondition = conditions::of_write(asked)?;
     check_early(bucket, object, &precondition).await?;
     let s3 = call.s3;
-    let (mut payload, _room) = call
+    let (mut payload, room) = call
         .payload(Want {
             md5: s3.etags.of(&object.bucket) == ETagMode::Md5,
             is_data: true,
@@ -36,6 +36,7 @@ pub(super) async fn object(
         .await?;
     check_size(&payload)?;
     let mut writer = bucket.begin(&object.key, payload.size_bytes()).await?;
+    writer.set_window(room.bytes());
     append_all(&mut payload, &mut writer).await?;
     let Digests { md5, checksum, .. } = payload.digests();
     let commit = Commit {

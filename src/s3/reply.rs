@@ -49,7 +49,9 @@ impl From<Bytes> for ReplyBody {
 }
 
 impl ReplyBody {
-    pub(super) fn stream(stream: ByteStream, size_bytes: u64, permit: Permit) -> Self {
+    /// `permit` says how much of the stream may be in memory at a time.
+    pub(super) fn stream(mut stream: ByteStream, size_bytes: u64, permit: Permit) -> Self {
+        stream.set_window(permit.bytes());
         Self {
             content: Content::Stream {
                 stream,

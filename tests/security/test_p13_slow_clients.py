@@ -4,7 +4,7 @@ import socket
 import threading
 import time
 
-from raw import drip, receive, seconds_until_closed, send, status
+from raw import Victim, drip, receive, seconds_until_closed, send, status
 
 # Two seconds, a tick or two of one second, and a busy machine.
 AT_MOST = 25
@@ -145,3 +145,31 @@ def test_p13_many_aborted_bodies_leave_nothing(hasty):
     temporary = [path for path in (hasty.directory / ".lobos").rglob("*") if path.is_file()
                  and path.stat().st_size >= 1000]
     assert not temporary, temporary
+
+
+def test_p12_slow_transfers_leave_memory_for_quick_ones(start, tmp_path):
+    """Of 16 MiB for bodies, 48 slow readers and writers of large objects take what they need at least."""
+    config = tmp_path / "lobos.cfg"
+    config.write_text('[server.limits]\nin_flight = "16 MiB"\nin_flight_wait = "1s"\n')
+    server = Victim(start, tmp_path, "-c", config)
+    size = 4 << 20
+    (server.directory / "large").write_bytes(b"z" * size)
+    slow = [server.connect(receive_bytes=4096) for _ in range(48)]
+    for number, connection in enumerate(slow):
+        if number % 2:
+            send(connection, server.request("GET", "/demo/large", close=False))
+        else:
+            head = server.request("PUT", f"/demo/slow{number}", [f"Content-Length: {size}"], close=False)
+            send(connection, head + b"x" * 1000)
+    for connection in slow[1::2]:
+        assert connection.recv(12) == b"HTTP/1.1 200"
+    assert status(server.ask("PUT", "/demo/quick", body=b"q" * size)) == 200
+    assert server.ask("GET", "/demo/quick").endswith(b"\r\n\r\n" + b"q" * size)
+    # The slow ones go on where they are.
+    for number, connection in enumerate(slow):
+        with connection:
+            if number % 2:
+                continue
+            send(connection, b"x" * (size - 1000))
+            assert connection.recv(12) == b"HTTP/1.1 200"
+    server.assert_whole()

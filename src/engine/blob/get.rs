@@ -17,6 +17,7 @@ use super::record::{ItemKey, Table};
 use super::recover::read_table;
 use super::transfer::{self, fault};
 use crate::engine::{EngineError, Entry, Range};
+use crate::limits::REQUEST_WINDOW_BYTES;
 
 /// A pinned entry.
 #[derive(Debug)]
@@ -121,6 +122,8 @@ impl BlobReader {
             ahead: VecDeque::new(),
             wanted,
             table: None,
+            step_bytes: STEP_BYTES,
+            ahead_max: AHEAD_MAX,
             has_failed: false,
             source: Arc::new(self),
         }
@@ -135,6 +138,9 @@ pub struct BlobByteStream {
     ahead: VecDeque<Reading>,
     /// The CRCs of the piece that is read, if they lie in a table.
     table: Option<(usize, Arc<Vec<u32>>)>,
+    /// Bytes of one read, and reads at a time.
+    step_bytes: u64,
+    ahead_max: usize,
     has_failed: bool,
 }
 
@@ -148,13 +154,23 @@ enum Reading {
 }
 
 impl BlobByteStream {
+    /// See [`crate::engine::ByteStream::set_window`].
+    pub fn set_window(&mut self, window_bytes: usize) {
+        let left_bytes: u64 = self.wanted.iter().map(|(_, start, end)| end - start).sum();
+        let fits = left_bytes <= window_bytes as u64;
+        if !fits && window_bytes < REQUEST_WINDOW_BYTES {
+            // One chunk is sent while the next is read.
+            (self.step_bytes, self.ahead_max) = (CHUNK_BYTES, 1);
+        }
+    }
+
     /// See [`crate::engine::ByteStream::poll_next`].
     pub fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, EngineError>>> {
         loop {
             if self.has_failed {
                 return Poll::Ready(None);
             }
-            while self.ahead.len() < AHEAD_MAX && self.start_next() {}
+            while self.ahead.len() < self.ahead_max && self.start_next() {}
             for reading in &mut self.ahead {
                 if let Reading::Bytes(future) = reading
                     && let Poll::Ready(result) = future.as_mut().poll(cx)
@@ -217,7 +233,7 @@ impl BlobByteStream {
             self.ahead.push_back(Reading::Table(at, Box::pin(future)));
             return false;
         }
-        let boundary = start - start % CHUNK_BYTES + STEP_BYTES;
+        let boundary = start - start % CHUNK_BYTES + self.step_bytes;
         let stop = end.min(boundary);
         if stop < end {
             self.wanted.push_front((at, stop, end));

@@ -21,6 +21,7 @@ use super::record::{Change, ItemKey, Table};
 use super::transfer;
 use crate::engine::{Commit, EngineError, Entry, Precondition, Range};
 use crate::io::dma::DmaBuf;
+use crate::limits::REQUEST_WINDOW_BYTES;
 
 /// An unfinished object or part.
 #[derive(Debug)]
@@ -35,6 +36,11 @@ pub struct BlobWriter {
 }
 
 impl BlobWriter {
+    /// See [`crate::engine::Writer::set_window`].
+    pub fn set_window(&mut self, window_bytes: usize) {
+        self.spool.set_window(window_bytes);
+    }
+
     /// See [`crate::engine::Writer::append`].
     pub async fn append(&mut self, bytes: Bytes) -> Result<(), EngineError> {
         self.unshare().await?;
@@ -178,7 +184,12 @@ pub(super) struct Spool {
     pub(super) core: Arc<Core>,
     holding: Arc<Holding>,
     size_bytes: u64,
-    /// Not yet written; at most [`STEP_BYTES`].
+    /// How much will come.
+    known_bytes: Option<u64>,
+    /// Bytes of one write, and writes that nobody waits for.
+    step_bytes: usize,
+    in_flight_max: usize,
+    /// Not yet written; at most `step_bytes`.
     buffer: Option<DmaBuf>,
     crcs: Vec<u32>,
     in_flight: VecDeque<JoinHandle<io::Result<()>>>,
@@ -206,10 +217,24 @@ impl Spool {
             holding: Holding::new(core, extents),
             core: Arc::clone(core),
             size_bytes: 0,
+            known_bytes: size_bytes,
+            step_bytes: STEP_BYTES,
+            in_flight_max: IN_FLIGHT_MAX,
             buffer: None,
             crcs: Vec::new(),
             in_flight: VecDeque::new(),
         })
+    }
+
+    fn set_window(&mut self, window_bytes: usize) {
+        let fits = self
+            .known_bytes
+            .is_some_and(|known_bytes| known_bytes <= window_bytes as u64);
+        if !fits && window_bytes < REQUEST_WINDOW_BYTES {
+            // One chunk is gathered while the one before is written.
+            self.step_bytes = usize::try_from(CHUNK_BYTES).unwrap_or(STEP_BYTES);
+            self.in_flight_max = 0;
+        }
     }
 
     fn is_empty(&self) -> bool {
@@ -221,13 +246,13 @@ impl Spool {
             let pool = self.core.device.buffers();
             let buffer = self
                 .buffer
-                .get_or_insert_with(|| pool.take_empty(STEP_BYTES));
+                .get_or_insert_with(|| pool.take_empty(self.step_bytes));
             let count = buffer.append(bytes);
             self.size_bytes += count as u64;
             bytes = bytes.split_at(count).1;
-            if buffer.len() == STEP_BYTES {
+            if buffer.len() == self.step_bytes {
                 self.write_buffer()?;
-                while self.in_flight.len() > IN_FLIGHT_MAX {
+                while self.in_flight.len() > self.in_flight_max {
                     if let Some(oldest) = self.in_flight.pop_front() {
                         joined(oldest).await.map_err(|e| self.broken(e))?;
                     }

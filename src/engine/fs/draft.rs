@@ -14,6 +14,7 @@ use super::scratch::{Home, Stage};
 use super::walk::{split, tree_path};
 use crate::engine::{EngineError, ObjectKey};
 use crate::io::files;
+use crate::limits::REQUEST_WINDOW_BYTES;
 
 /// A file that no key leads to. Dropping it removes it.
 #[derive(Debug)]
@@ -142,6 +143,9 @@ pub(super) struct Spool {
     pieces_bytes: usize,
     /// Bytes in `pieces` that start a write.
     piece_bytes_max: usize,
+    window_bytes: usize,
+    /// How much will come.
+    known_bytes: Option<u64>,
     /// Bytes given to the draft so far.
     written_bytes: u64,
     draft: Option<Draft>,
@@ -153,17 +157,14 @@ pub(super) struct Spool {
 impl Spool {
     /// `size_bytes`: how much will come, where it is known.
     pub(super) fn new(bucket: &Arc<FsBucket>, key: &ObjectKey, size_bytes: Option<u64>) -> Self {
-        let is_small = size_bytes.is_some_and(|size| size <= SMALL_BYTES_MAX as u64);
         Self {
             bucket: Arc::clone(bucket),
             key: key.clone(),
             pieces: Vec::new(),
             pieces_bytes: 0,
-            piece_bytes_max: if is_small {
-                SMALL_BYTES_MAX
-            } else {
-                PIECE_BYTES
-            },
+            piece_bytes_max: piece_bytes_max(size_bytes, REQUEST_WINDOW_BYTES),
+            window_bytes: REQUEST_WINDOW_BYTES,
+            known_bytes: size_bytes,
             written_bytes: 0,
             draft: None,
             writing: None,
@@ -187,6 +188,12 @@ impl Spool {
             own: Some((start_bytes, start_bytes.saturating_add(length_bytes))),
             ..Self::new(bucket, key, size_bytes)
         }
+    }
+
+    /// See [`crate::engine::Writer::set_window`].
+    pub(super) fn set_window(&mut self, window_bytes: usize) {
+        self.window_bytes = window_bytes;
+        self.piece_bytes_max = piece_bytes_max(self.known_bytes, window_bytes);
     }
 
     /// Bytes received so far.
@@ -222,7 +229,7 @@ impl Spool {
         self.pieces.push(bytes);
         if self.pieces_bytes > self.piece_bytes_max {
             self.flush().await?;
-            self.piece_bytes_max = PIECE_BYTES;
+            self.piece_bytes_max = piece_bytes_max(None, self.window_bytes);
         }
         Ok(())
     }
@@ -295,7 +302,11 @@ impl Spool {
     }
 }
 
-/// A body of known length up to this is written in one go with its commit.
-const SMALL_BYTES_MAX: usize = crate::limits::REQUEST_WINDOW_BYTES;
-/// Two of them are what a request may hold.
-const PIECE_BYTES: usize = crate::limits::REQUEST_WINDOW_BYTES / 2;
+/// A body that fits the window is written in one go with its commit; of a larger one, half a window
+/// is written while the other half is received.
+fn piece_bytes_max(known_bytes: Option<u64>, window_bytes: usize) -> usize {
+    match known_bytes {
+        Some(known_bytes) if known_bytes <= window_bytes as u64 => window_bytes,
+        _ => window_bytes / 2,
+    }
+}

@@ -240,13 +240,14 @@ impl FsReader {
         &self.entry
     }
 
-    /// The bytes of `range`, which lies within the entry, in order.
+    /// See [`crate::engine::Reader::read`].
     pub fn read(self, range: Range) -> FsByteStream {
         FsByteStream {
             bucket: self.bucket,
             content: self.content,
             offset_bytes: range.start_bytes,
             left_bytes: range.size_bytes,
+            piece_bytes: BUFFER_BYTES,
             reading: None,
         }
     }
@@ -267,11 +268,20 @@ pub struct FsByteStream {
     offset_bytes: u64,
     /// 0: everything was given, or an error was.
     left_bytes: u64,
+    piece_bytes: usize,
     /// The read of the piece at `offset_bytes`, where it had to leave the shard.
     reading: Option<JoinHandle<Result<Buffer, EngineError>>>,
 }
 
 impl FsByteStream {
+    /// See [`crate::engine::ByteStream::set_window`].
+    pub fn set_window(&mut self, window_bytes: usize) {
+        if self.left_bytes > window_bytes as u64 {
+            // One piece is sent while the next is read.
+            self.piece_bytes = (window_bytes / 2).clamp(PIECE_BYTES_MIN, BUFFER_BYTES);
+        }
+    }
+
     /// See [`crate::engine::ByteStream::poll_next`]. One call reads at most one buffer.
     pub fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, EngineError>>> {
         if self.left_bytes == 0 {
@@ -302,7 +312,7 @@ impl FsByteStream {
         file: &Arc<OwnedFd>,
     ) -> Poll<Result<Buffer, EngineError>> {
         if self.reading.is_none() {
-            let mut buffer = self.bucket.shared.buffers.take();
+            let mut buffer = self.bucket.shared.buffers.take(self.piece_bytes);
             let read = |target: &mut [u8]| files::read_cached(file, target, self.offset_bytes);
             match buffer.fill(bound(self.left_bytes), read) {
                 Ok(_) => return Poll::Ready(Ok(buffer)),
@@ -335,7 +345,7 @@ impl FsByteStream {
     fn read_ahead(&mut self, file: &Arc<OwnedFd>, given_bytes: u64) {
         let left_bytes = self.left_bytes.saturating_sub(given_bytes);
         if left_bytes > 0 && given_bytes > 0 {
-            let buffer = self.bucket.shared.buffers.take();
+            let buffer = self.bucket.shared.buffers.take(self.piece_bytes);
             let offset_bytes = self.offset_bytes.saturating_add(given_bytes);
             self.reading = Some(start_reading(file, buffer, offset_bytes, left_bytes));
         }
@@ -411,6 +421,8 @@ fn bound(left_bytes: u64) -> usize {
 
 /// Objects up to this are read whole when they are opened, and kept.
 const HOT_BYTES_MAX: u64 = 64 << 10;
+/// Less in one read would cost more in system calls than it spares in memory.
+const PIECE_BYTES_MIN: usize = 32 << 10;
 /// Looks at a file that another program is rewriting.
 const REWRITES_MAX: usize = 3;
 

@@ -53,6 +53,11 @@ pub struct FsWriter {
 }
 
 impl FsWriter {
+    /// See [`crate::engine::Writer::set_window`].
+    pub fn set_window(&mut self, window_bytes: usize) {
+        self.spool.set_window(window_bytes);
+    }
+
     pub async fn append(&mut self, bytes: Bytes) -> Result<(), EngineError> {
         self.spool.append(bytes).await
     }

@@ -34,7 +34,7 @@ pub(crate) async fn upload_part(
         .map_err(|error| super::missing(error, &id))?;
     let algorithm = upload.plan.checksum.map(|(algorithm, _)| algorithm);
     let s3 = call.s3;
-    let (mut payload, _room) = call
+    let (mut payload, room) = call
         .payload(Want {
             md5: s3.etags.of(&object.bucket) == ETagMode::Md5,
             is_data: true,
@@ -48,6 +48,7 @@ pub(crate) async fn upload_part(
         .begin_part(&object.key, &id, number, payload.size_bytes())
         .await
         .map_err(|error| super::missing(error, &id))?;
+    writer.set_window(room.bytes());
     put::append_all(&mut payload, &mut writer).await?;
     let Digests { md5, checksum, .. } = payload.digests();
     let part = writer
@@ -115,11 +116,13 @@ async fn hash_and_append(
     writer: &mut Writer,
     algorithm: Option<ChecksumAlgorithm>,
 ) -> Result<(ETag, Option<Checksum>), S3Error> {
-    let _room = reserve(call.s3, source.range.size_bytes).await?;
+    let room = reserve(call.s3, source.range.size_bytes).await?;
+    writer.set_window(room.bytes());
     let mut md5 = Md5::new();
     let mut hasher = algorithm.map(Hasher::new);
     if source.range.size_bytes > 0 {
         let mut bytes = source.reader.read(source.range);
+        bytes.set_window(room.bytes());
         while let Some(piece) = bytes.next().await {
             let piece = piece?;
             md5.update(&piece);
