@@ -138,7 +138,10 @@ mod tests {
             assert_eq!(permit.bytes(), expected * KIB);
             held.push(permit);
         }
-        assert_eq!(budget.reserve_window(KIB, 8 * KIB).await.unwrap().bytes(), KIB);
+        assert_eq!(
+            budget.reserve_window(KIB, 8 * KIB).await.unwrap().bytes(),
+            KIB
+        );
         held.clear();
         let whole = budget.reserve_window(50 * KIB, 8 * KIB).await.unwrap();
         assert_eq!(whole.bytes(), 50 * KIB);

@@ -44,7 +44,7 @@ impl LogLevel {
 pub fn start(log: &Log) -> Result<LogLevel, String> {
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter(&log.level)?)
-        .with_writer(io::stderr)
+        .with_writer(|| Lines(io::stderr()))
         .with_ansi(io::stderr().is_terminal());
     let (set, started) = match log.format {
         LogFormat::Text => {
@@ -65,6 +65,21 @@ pub fn start(log: &Log) -> Result<LogLevel, String> {
         text: Arc::new(Mutex::new(log.level.clone())),
         set,
     })
+}
+
+/// Standard error, which may be full or gone: what cannot be written is lost, and the server goes
+/// on. (Otherwise the subscriber would complain on standard error, and panic when that fails.)
+struct Lines(io::Stderr);
+
+impl io::Write for Lines {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let _ = self.0.write_all(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 /// Whether the level can be read.

@@ -1,6 +1,6 @@
 //! Start and stop: listeners in, sockets out to the shards, signals, the end.
 
-use std::io;
+use std::io::{self, IsTerminal as _};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -399,7 +399,8 @@ fn settings(config: Config, listeners: Vec<Listener>, tls: Option<Certificates>)
     }
 }
 
-/// SIGTERM and SIGINT stop, SIGHUP reloads.
+/// SIGTERM and SIGINT stop, SIGHUP reloads, unless it says that the terminal is gone on which the
+/// server was started: then it stops.
 fn process_signals(sender: &mpsc::UnboundedSender<Signal>) -> io::Result<()> {
     for (kind, meaning) in [
         (SignalKind::terminate(), Signal::Stop),
@@ -408,8 +409,17 @@ fn process_signals(sender: &mpsc::UnboundedSender<Signal>) -> io::Result<()> {
     ] {
         let mut stream = signal(kind)?;
         let sender = sender.clone();
+        let has_terminal = io::stdin().is_terminal();
         tokio::task::spawn_local(async move {
-            while stream.recv().await.is_some() && sender.send(meaning).is_ok() {}
+            while stream.recv().await.is_some() {
+                let meaning = match has_terminal && !io::stdin().is_terminal() {
+                    true => Signal::Stop,
+                    false => meaning,
+                };
+                if sender.send(meaning).is_err() {
+                    return;
+                }
+            }
         });
     }
     Ok(())

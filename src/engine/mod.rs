@@ -454,6 +454,14 @@ impl Reader {
         }
     }
 
+    /// Whether the engine compares every byte that it gives with a checksum of its own.
+    pub fn verifies(&self) -> bool {
+        match self {
+            Self::Fs(_) => false,
+            Self::Blob(_) => true,
+        }
+    }
+
     /// The bytes of `range`, which lies within the entry, in order.
     pub fn read(self, range: Range) -> ByteStream {
         match self {

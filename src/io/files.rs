@@ -8,6 +8,7 @@
     reason = "open file description locks are not in rustix; see `ofd_lock`"
 )]
 
+use std::ffi::CString;
 use std::io::{IoSlice, IoSliceMut};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
@@ -227,6 +228,13 @@ pub(crate) fn reopen_for_read(pinned: impl AsFd) -> Result<OwnedFd, Errno> {
 pub(crate) fn read_link(link: impl AsFd) -> Result<String, Errno> {
     let target = retry(|| rustix::fs::readlinkat(link.as_fd(), "", Vec::new()))?;
     target.into_string().map_err(|_| Errno::NOENT)
+}
+
+/// The path that leads to an open file, as the kernel writes it: another one once it was renamed, or
+/// its name given to another file.
+pub(crate) fn path_of(file: impl AsFd) -> Result<CString, Errno> {
+    let path = descriptor_path(file.as_fd());
+    retry(|| rustix::fs::readlink(path.as_str(), Vec::new()))
 }
 
 /// An unnamed file in `dir`, with the group and access list that `dir` gives its files.
@@ -461,6 +469,32 @@ pub(crate) fn write_attribute(file: impl AsFd, name: &str, value: &[u8]) -> Resu
     retry(|| rustix::fs::fsetxattr(file.as_fd(), name, value, flags))
 }
 
+/// Gives `to` the attributes and the access list of `from`, but for those whose name `is_own`.
+pub(crate) fn copy_attributes(
+    from: impl AsFd,
+    to: impl AsFd,
+    is_own: impl Fn(&str) -> bool,
+) -> Result<(), Errno> {
+    let mut names = Vec::with_capacity(ATTRIBUTE_BYTES_MAX);
+    match rustix::fs::flistxattr(from.as_fd(), rustix::buffer::spare_capacity(&mut names)) {
+        Ok(_) => {}
+        Err(Errno::OPNOTSUPP) => return Ok(()),
+        Err(errno) => return Err(errno),
+    }
+    let mut value = Vec::new();
+    for name in names.split(|byte| *byte == 0) {
+        // Labels of security modules are for the system to give.
+        let name = match std::str::from_utf8(name) {
+            Ok(name) if name.starts_with("user.") || name == ACCESS_LIST => name,
+            _ => continue,
+        };
+        if !is_own(name) && read_attribute(from.as_fd(), name, &mut value)? == Attribute::Found {
+            write_attribute(to.as_fd(), name, &value)?;
+        }
+    }
+    Ok(())
+}
+
 /// Takes the lock on `bytes` of the file for its open file description, without waiting. `false`:
 /// another description holds one of them. Does not block on a local file system.
 ///
@@ -672,7 +706,8 @@ const OPEN_RACES_MAX: usize = 64;
 const SLICES_MAX: usize = 1024;
 /// Records of most objects fit, so that one call reads them.
 const ATTRIBUTE_FIRST_BYTES: usize = 512;
-/// XATTR_SIZE_MAX of Linux.
+const ACCESS_LIST: &str = "system.posix_acl_access";
+/// XATTR_SIZE_MAX of Linux, and XATTR_LIST_MAX.
 const ATTRIBUTE_BYTES_MAX: usize = 64 << 10;
 /// One call of `copy_file_range`: interruptible at least this often.
 const COPY_STEP_BYTES: u64 = 256 << 20;

@@ -78,6 +78,38 @@ impl std::fmt::Debug for Hasher {
     }
 }
 
+/// Compares bytes, as they come piece by piece, with the checksum that was stored with them.
+#[derive(Debug)]
+pub(super) struct Verifier {
+    hasher: Hasher,
+    expected: Box<[u8]>,
+}
+
+impl Verifier {
+    /// `None`: the checksum is not one of all bytes, or takes longer to compute than the bytes take
+    /// to send.
+    pub(super) fn new(checksum: &Checksum) -> Option<Self> {
+        use ChecksumAlgorithm as A;
+        let is_quick = match checksum.algorithm {
+            A::Crc32 | A::Crc32c | A::Crc64nvme | A::Xxhash64 | A::Xxhash3 | A::Xxhash128 => true,
+            A::Sha1 | A::Sha256 | A::Sha512 | A::Md5 => false,
+        };
+        (is_quick && checksum.kind == ChecksumKind::FullObject).then(|| Self {
+            hasher: Hasher::new(checksum.algorithm),
+            expected: checksum.digest.clone(),
+        })
+    }
+
+    pub(super) fn update(&mut self, bytes: &[u8]) {
+        self.hasher.update(bytes);
+    }
+
+    /// Whether all bytes together have the checksum.
+    pub(super) fn holds(self) -> bool {
+        self.hasher.finalize() == self.expected
+    }
+}
+
 /// A checksum that a request's headers give.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Given {

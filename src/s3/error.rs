@@ -143,7 +143,11 @@ impl From<EngineError> for S3Error {
                 Code::ServiceUnavailable,
                 format!("The storage of this bucket is not available: {why}."),
             ),
-            EngineError::Changed | EngineError::Corrupt { .. } | EngineError::Io { .. } => {
+            EngineError::Changed => Self::with_message(
+                Code::SlowDown,
+                "Another program is changing the file of this key. Please try again.",
+            ),
+            EngineError::Corrupt { .. } | EngineError::Io { .. } => {
                 let mut answer = Self::new(Code::InternalError);
                 answer.cause = Some(error);
                 answer

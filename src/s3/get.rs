@@ -5,6 +5,7 @@ use std::sync::Arc;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::{Response, StatusCode};
 
+use super::checksum::Verifier;
 use super::conditions::{self, ReadConditions, Verdict};
 use super::error::{Code, S3Error};
 use super::range::{self, Asked};
@@ -12,7 +13,7 @@ use super::reply::{self, Reply, ReplyBody};
 use super::request::ObjectRef;
 use super::versioning::{self, VERSION_ID};
 use super::{Call, checksum, headers, reserve};
-use crate::engine::{Bucket, Entry, Range};
+use crate::engine::{Bucket, Entry, Range, Reader};
 use crate::limits::PART_NUMBER_MAX;
 
 /// GetObject: the bytes of the entry that was current when it was opened.
@@ -32,9 +33,23 @@ pub(super) async fn object(
     versioning::write_id(reply.headers_mut(), VERSION_ID, bucket, version).await?;
     if range.size_bytes > 0 {
         let permit = reserve(call.s3, range.size_bytes).await?;
-        *reply.body_mut() = ReplyBody::stream(reader.read(range), range.size_bytes, permit);
+        let verifier = verifier(&reader, &range);
+        let body = reply.body_mut();
+        *body = ReplyBody::stream(reader.read(range), range.size_bytes, permit);
+        if let Some(verifier) = verifier {
+            body.verify(verifier);
+        }
     }
     Ok(reply)
+}
+
+/// A read of the whole object is compared with its checksum, if the engine does not verify what it
+/// reads.
+fn verifier(reader: &Reader, range: &Range) -> Option<Verifier> {
+    let entry = reader.entry();
+    let is_wanted = range.size_bytes == entry.size_bytes && !reader.verifies();
+    let checksum = entry.checksum.as_ref().filter(|_| is_wanted)?;
+    Verifier::new(checksum)
 }
 
 /// HeadObject: GetObject's head.

@@ -10,6 +10,7 @@ use http::{Method, Response, StatusCode};
 use http_body::{Body, Frame, SizeHint};
 
 use super::RequestId;
+use super::checksum::Verifier;
 use super::error::{Code, S3Error};
 use super::xml::{Writer, xml_can_carry};
 use crate::budget::Permit;
@@ -36,6 +37,8 @@ enum Content {
     Stream {
         stream: ByteStream,
         left_bytes: u64,
+        /// Where the whole object is read and nobody else looks at its checksum.
+        verifier: Option<Box<Verifier>>,
     },
 }
 
@@ -56,9 +59,17 @@ impl ReplyBody {
             content: Content::Stream {
                 stream,
                 left_bytes: size_bytes,
+                verifier: None,
             },
             permit: Some(permit),
             request_id: None,
+        }
+    }
+
+    /// The last piece is given only if all of them have the checksum.
+    pub(super) fn verify(&mut self, with: Verifier) {
+        if let Content::Stream { verifier, .. } = &mut self.content {
+            *verifier = Some(Box::new(with));
         }
     }
 
@@ -91,27 +102,44 @@ impl Body for ReplyBody {
                 *content = Content::Empty;
                 Poll::Ready((!bytes.is_empty()).then(|| Ok(Frame::data(bytes))))
             }
-            Content::Stream { stream, left_bytes } => match stream.poll_next(cx) {
-                Poll::Pending => Poll::Pending,
-                Poll::Ready(Some(Ok(bytes))) => {
-                    let size = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
-                    *left_bytes = left_bytes.saturating_sub(size);
-                    if *left_bytes == 0 {
-                        *content = Content::Empty;
+            Content::Stream {
+                stream,
+                left_bytes,
+                verifier,
+            } => {
+                let Poll::Ready(polled) = stream.poll_next(cx) else {
+                    return Poll::Pending;
+                };
+                let polled = polled.map(|piece| {
+                    let piece = piece?;
+                    *left_bytes = left_bytes.saturating_sub(piece.len() as u64);
+                    verified(verifier, piece, *left_bytes == 0)
+                });
+                match polled {
+                    Some(Ok(piece)) => {
+                        if *left_bytes == 0 {
+                            *content = Content::Empty;
+                        }
+                        Poll::Ready(Some(Ok(Frame::data(piece))))
                     }
-                    Poll::Ready(Some(Ok(Frame::data(bytes))))
+                    Some(Err(error)) => {
+                        let id = request_id.as_ref().map_or("", RequestId::as_str);
+                        // What is damaged needs somebody; what another program changed does not.
+                        match error {
+                            EngineError::Corrupt { .. } => {
+                                tracing::error!(request_id = id, %error, "a reply was cut short");
+                            }
+                            _ => tracing::warn!(request_id = id, %error, "a reply was cut short"),
+                        }
+                        *content = Content::Empty;
+                        Poll::Ready(Some(Err(ReplyError(error))))
+                    }
+                    None => {
+                        *content = Content::Empty;
+                        Poll::Ready(None)
+                    }
                 }
-                Poll::Ready(Some(Err(error))) => {
-                    let id = request_id.as_ref().map_or("", RequestId::as_str);
-                    tracing::warn!(request_id = id, %error, "a reply was cut short");
-                    *content = Content::Empty;
-                    Poll::Ready(Some(Err(ReplyError(error))))
-                }
-                Poll::Ready(None) => {
-                    *content = Content::Empty;
-                    Poll::Ready(None)
-                }
-            },
+            }
         }
     }
 
@@ -130,6 +158,24 @@ impl Body for ReplyBody {
             Content::Stream { left_bytes, .. } => *left_bytes,
         })
     }
+}
+
+/// The piece, if it is not the last one of bytes that do not have their checksum.
+fn verified(
+    verifier: &mut Option<Box<Verifier>>,
+    piece: Bytes,
+    is_last: bool,
+) -> Result<Bytes, EngineError> {
+    if let Some(verifier) = verifier {
+        verifier.update(&piece);
+    }
+    let is_whole = match verifier.take_if(|_| is_last) {
+        Some(verifier) => verifier.holds(),
+        None => true,
+    };
+    is_whole.then_some(piece).ok_or(EngineError::Corrupt {
+        what: "an object's bytes do not have the checksum that was stored with them",
+    })
 }
 
 /// A reply without a body.

@@ -1,6 +1,7 @@
 //! The whole layer against input made to break it: a panic, and random heads, ranges and bodies.
 
 use std::convert::Infallible;
+use std::os::unix::fs::FileExt as _;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -10,6 +11,7 @@ use arc_swap::ArcSwap;
 use bytes::Bytes;
 use http::{Request, StatusCode};
 use http_body::{Body, Frame, SizeHint};
+use http_body_util::BodyExt as _;
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::{Index, select};
@@ -21,7 +23,10 @@ use super::{ReplyBody, S3, S3Settings, handle, range, virtual_bucket};
 use crate::budget::Budget;
 use crate::clock::{Clock, Entropy};
 use crate::engine::fs::{FsEngine, FsSettings, Symlinks};
-use crate::engine::{BucketConfig, BucketName, Durability, Engine, Engines, ObjectKey};
+use crate::engine::{
+    BucketConfig, BucketName, Checksum, ChecksumAlgorithm, ChecksumKind, Durability, Engine,
+    Engines, ObjectKey,
+};
 
 /// A body whose first read panics, as a bug in a verb would.
 struct Panics;
@@ -80,6 +85,59 @@ async fn p15_a_panic_in_a_request_is_a_500_and_the_service_goes_on() {
         (BUDGET_BYTES - 3) / 1024,
         "one reply is open"
     );
+}
+
+#[tokio::test]
+async fn p5_a_plain_file_that_rotted_is_not_given_as_the_object() {
+    let place = tempfile::tempdir().unwrap();
+    let s3 = open_service(place.path()).await;
+    let path = place.path().join("bucket/key");
+    for size in [5, 3 << 20] {
+        let body = Bytes::from(vec![7; size]);
+        let mut hasher = super::checksum::Hasher::new(ChecksumAlgorithm::Crc64nvme);
+        hasher.update(&body);
+        let checksum = super::checksum::format(
+            &Checksum {
+                algorithm: ChecksumAlgorithm::Crc64nvme,
+                kind: ChecksumKind::FullObject,
+                digest: hasher.finalize(),
+            },
+            0,
+        );
+        let put = Request::put("/bucket/key").header("host", "localhost");
+        let put = put.header("content-length", size);
+        let put = put.header("x-amz-checksum-crc64nvme", checksum);
+        let put = put.body(http_body_util::Full::new(body.clone())).unwrap();
+        let reply = handle(&s3, &Local::default(), put).await;
+        assert_eq!(reply.status(), StatusCode::OK);
+        let get = |range: Option<&str>| {
+            let mut get = Request::get("/bucket/key").header("host", "localhost");
+            if let Some(range) = range {
+                get = get.header("range", range);
+            }
+            let get = get.body(http_body_util::Empty::<Bytes>::new()).unwrap();
+            async {
+                let reply = handle(&s3, &Local::default(), get).await;
+                reply.into_body().collect().await.map(|got| got.to_bytes())
+            }
+        };
+        assert!(get(None).await.unwrap() == body);
+        // As a device does it: neither size nor time changes.
+        let file = std::fs::File::options().write(true).open(&path).unwrap();
+        let time = file.metadata().unwrap().modified().unwrap();
+        file.write_all_at(b"x", size as u64 / 2).unwrap();
+        file.set_modified(time).unwrap();
+        let error = get(None).await.unwrap_err().to_string();
+        assert!(error.contains("checksum"), "{error}");
+        assert!(
+            get(Some("bytes=0-1")).await.is_ok(),
+            "a part has no checksum"
+        );
+        // Another program's edit is another object, which has no checksum.
+        drop(file);
+        std::fs::write(&path, "edited").unwrap();
+        assert_eq!(get(None).await.unwrap(), "edited");
+    }
 }
 
 /// A body that notes, when it is first read, how much memory is reserved.

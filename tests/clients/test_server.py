@@ -2,6 +2,8 @@
 
 import http.client
 import json
+import os
+import pty
 import re
 import shutil
 import signal
@@ -27,6 +29,37 @@ def half_a_put(server):
     connection.sendall(HALF_A_PUT)
     time.sleep(0.3)
     return connection
+
+
+def test_it_stops_in_order_when_its_terminal_is_closed(tmp_path):
+    process, terminal = pty.fork()
+    if process == 0:
+        os.execve(BINARY, [BINARY, "serve", tmp_path / "demo", "--listen", "127.0.0.1:0", "--no-auth"],
+                  clean_environment(tmp_path))
+    printed = b""
+    while b"Starting S3 HTTP server" not in printed:
+        printed += os.read(terminal, 1 << 16)
+    os.close(terminal)
+    _, status = os.waitpid(process, 0)
+    assert os.waitstatus_to_exitcode(status) == 0
+
+
+def test_p8_it_goes_on_when_its_log_cannot_be_written(tmp_path):
+    with open("/dev/full", "wb") as full:
+        process = subprocess.Popen(
+            [BINARY, "serve", tmp_path / "demo", "--listen", "127.0.0.1:0", "--no-auth"],
+            stdout=subprocess.PIPE, stderr=full, env=clean_environment(tmp_path) | {"LOBOS_LOG": "debug"})
+    with process:
+        while not (address := re.search(rb"127\.0\.0\.1:(\d+)", process.stdout.readline())):
+            pass
+        port = int(address[1])
+        for _ in range(2):
+            with socket.create_connection(("127.0.0.1", port)) as connection:
+                connection.sendall(HEALTH)
+                assert connection.recv(1 << 16).startswith(b"HTTP/1.1 200")
+        process.terminate()
+        process.stdout.read()
+        assert process.wait(20) == 0
 
 
 def test_a_second_signal_ends_it_at_once(tmp_path):

@@ -46,13 +46,16 @@ def test_p13_a_body_that_stops_is_refused_in_every_framing(hasty):
         ["Content-Length: 100000", "x-amz-content-sha256: STREAMING-UNSIGNED-PAYLOAD-TRAILER",
          "x-amz-decoded-content-length: 90000", "x-amz-trailer: x-amz-checksum-crc32"],
     ]
+    stopped = []
     for path in ("/demo/slow", "/demo?delete"):
         method = "POST" if "delete" in path else "PUT"
         for lines in heads:
-            with hasty.connect() as connection:
-                send(connection, hasty.request(method, path, lines, close=False))
-                _, answer = seconds_until_closed(connection, AT_MOST + 5)
-                assert b" 200 " not in answer, (lines, answer)
+            stopped.append((hasty.connect(), lines))
+            send(stopped[-1][0], hasty.request(method, path, lines, close=False))
+    for connection, lines in stopped:
+        with connection:
+            _, answer = seconds_until_closed(connection, AT_MOST + 5)
+            assert b" 200 " not in answer, (lines, answer)
     assert not (hasty.directory / "slow").exists()
     hasty.assert_whole()
 

@@ -14,6 +14,7 @@ use super::cache::{Cache, Durable};
 use super::config::ConfigCell;
 use super::faults::Doing;
 use super::lock::LocalLocks;
+use super::opened::Touches;
 use super::probe::Traits;
 use super::scan::Listings;
 use super::scratch::Home;
@@ -44,6 +45,7 @@ pub struct FsBucket {
     pub(super) syncs: DirSyncs,
     pub(super) durable: Durable,
     pub(super) uploads: Uploads,
+    pub(super) touches: Touches,
     /// A directory sync failed: what it should have written may be lost, and nothing more is
     /// acknowledged until the bucket is opened again.
     read_only: AtomicBool,
@@ -126,6 +128,7 @@ impl FsBucket {
             syncs: DirSyncs::default(),
             durable: Durable::default(),
             uploads: Uploads::default(),
+            touches: Touches::default(),
             read_only: AtomicBool::new(false),
         })
     }

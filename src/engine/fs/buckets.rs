@@ -11,6 +11,7 @@ use rustix::io::Errno;
 use super::bucket::{Anchor, FsBucket, Shared};
 use super::cache::Cache;
 use super::faults::{Doing, fault, off_shard};
+use super::named::Named;
 use super::names::NameKind;
 use super::overlay;
 use super::scan::Listings;
@@ -118,7 +119,7 @@ pub struct Mount {
 #[derive(Debug)]
 pub struct FsEngine {
     shared: Arc<Shared>,
-    named: HashMap<BucketName, Arc<FsBucket>>,
+    named: HashMap<BucketName, Arc<Named>>,
     root: Option<Root>,
 }
 
@@ -149,20 +150,18 @@ impl FsEngine {
             buffers: Pool::new(IDLE_BUFFERS_MAX),
             next_bucket: std::sync::atomic::AtomicU32::new(0),
         });
-        let mut named: HashMap<BucketName, Arc<FsBucket>> = HashMap::new();
+        let mut named: HashMap<BucketName, Arc<Named>> = HashMap::new();
         let mut directories = Vec::new();
         for (name, path) in settings.buckets {
             let directory = prepare(&path)?;
             if let Some(first) = named.get(&name) {
                 return Err(FsOpenError::SameName {
                     name,
-                    first: first.directory.clone(),
+                    first: first.directory().to_owned(),
                     second: directory,
                 });
             }
-            let anchor = Anchor::Path(directory.clone());
-            let (opened, kept) = (directory.clone(), Arc::clone(&shared));
-            let bucket = FsBucket::open_at(name.clone(), opened, anchor, kept)
+            let bucket = Named::open(name.clone(), directory.clone(), Arc::clone(&shared))
                 .map_err(|errno| failed("open", &directory, errno))?;
             named.insert(name, Arc::new(bucket));
             directories.push(directory);
@@ -191,7 +190,7 @@ impl FsEngine {
 
     /// For the banner: each bucket, in the order of their names; in root mode those there now.
     pub fn mounts(&self) -> Vec<Mount> {
-        let mut buckets: Vec<_> = self.named.values().cloned().collect();
+        let mut buckets: Vec<_> = self.named.values().map(|named| named.last()).collect();
         if let Some(root) = &self.root {
             let names = root.names().unwrap_or_default();
             buckets.extend(
@@ -216,10 +215,10 @@ impl FsEngine {
     }
 
     /// The bucket of that name. In root mode this looks whether its directory still is the one
-    /// that is open: one system call.
+    /// that is open: one system call. A directory that was named at start is looked at once a second.
     pub async fn bucket(&self, name: &BucketName) -> Result<Arc<FsBucket>, EngineError> {
-        if let Some(bucket) = self.named.get(name) {
-            return Ok(Arc::clone(bucket));
+        if let Some(named) = self.named.get(name) {
+            return named.now().await;
         }
         match &self.root {
             Some(root) => self.in_root(root, name),
@@ -236,7 +235,12 @@ impl FsEngine {
         names.sort_unstable();
         let mut buckets = Vec::with_capacity(names.len());
         for name in names {
-            let config = match self.bucket(&name).await {
+            let bucket = match self.named.get(&name) {
+                // It is one of the buckets also while its directory is gone.
+                Some(named) => named.now().await.or_else(|_| Ok(named.last())),
+                None => self.bucket(&name).await,
+            };
+            let config = match bucket {
                 Ok(bucket) => bucket.config().await,
                 Err(error) => Err(error),
             };
@@ -360,17 +364,20 @@ fn prepare(path: &Path) -> Result<PathBuf, FsOpenError> {
     }
     std::fs::create_dir_all(path).map_err(io("create"))?;
     let directory = path.canonicalize().map_err(io("resolve"))?;
-    let home = directory.join(RESERVED);
-    let dir = files::open_path(&directory).map_err(|errno| failed("open", &directory, errno))?;
-    match files::stat_at(&dir, RESERVED) {
-        Err(Errno::NOENT) => {}
-        Ok(stat) if stat.kind() == Kind::Directory && is_safe(&stat) => {
-            refuse_links(&dir, &home)?;
-        }
-        Ok(_) => return Err(FsOpenError::UnsafeHome { path: home }),
-        Err(errno) => return Err(failed("examine", &home, errno)),
-    }
+    check_home(&directory)?;
     Ok(directory)
+}
+
+/// Refuses a `.lobos` in the directory that others could have tampered with.
+pub(super) fn check_home(directory: &Path) -> Result<(), FsOpenError> {
+    let home = directory.join(RESERVED);
+    let dir = files::open_path(directory).map_err(|errno| failed("open", directory, errno))?;
+    match files::stat_at(&dir, RESERVED) {
+        Err(Errno::NOENT) => Ok(()),
+        Ok(stat) if stat.kind() == Kind::Directory && is_safe(&stat) => refuse_links(&dir, &home),
+        Ok(_) => Err(FsOpenError::UnsafeHome { path: home }),
+        Err(errno) => Err(failed("examine", &home, errno)),
+    }
 }
 
 /// What the server makes in `.lobos` is never a link.

@@ -15,7 +15,8 @@ pub(super) fn fault(doing: &'static str, errno: Errno) -> EngineError {
         Errno::STALE | Errno::NODEV | Errno::NXIO | Errno::NOTCONN => EngineError::Unavailable {
             why: "the file system that holds the bucket is gone",
         },
-        Errno::MFILE | Errno::NFILE | Errno::NOMEM => EngineError::Busy,
+        // EAGAIN: renames elsewhere spoilt every walk.
+        Errno::MFILE | Errno::NFILE | Errno::NOMEM | Errno::AGAIN => EngineError::Busy,
         errno => EngineError::Io {
             doing,
             source: errno.into(),

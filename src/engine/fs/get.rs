@@ -18,6 +18,7 @@ use tokio::task::JoinHandle;
 use super::bucket::FsBucket;
 use super::cache::Hot;
 use super::faults::{Doing, fault, joined, off_shard};
+use super::opened::Opened;
 use super::walk::{Patience, Pinned, tree_path};
 use crate::engine::{EngineError, Entry, ObjectKey, Range};
 use crate::io::buf::{BUFFER_BYTES, Buffer};
@@ -198,17 +199,11 @@ pub struct FsReader {
     content: Content,
 }
 
-#[derive(Clone, Debug)]
-enum Content {
-    Memory(Bytes),
-    File { file: Arc<OwnedFd>, stat: Stat },
-}
-
-/// Where a reader's bytes are, for a copy inside the kernel.
+/// Where a reader's bytes are.
 #[derive(Debug)]
-pub(super) enum Source {
+pub(super) enum Content {
     Memory(Bytes),
-    File { file: Arc<OwnedFd>, stat: Stat },
+    File(Arc<Opened>),
 }
 
 impl FsReader {
@@ -221,10 +216,7 @@ impl FsReader {
         Self {
             bucket: Arc::clone(bucket),
             entry,
-            content: Content::File {
-                file: Arc::new(file),
-                stat,
-            },
+            content: Content::File(Arc::new(Opened::new(file, stat))),
         }
     }
 
@@ -252,11 +244,8 @@ impl FsReader {
         }
     }
 
-    pub(super) fn into_source(self) -> Source {
-        match self.content {
-            Content::Memory(bytes) => Source::Memory(bytes),
-            Content::File { file, stat } => Source::File { file, stat },
-        }
+    pub(super) fn into_content(self) -> Content {
+        self.content
     }
 }
 
@@ -287,19 +276,19 @@ impl FsByteStream {
         if self.left_bytes == 0 {
             return Poll::Ready(None);
         }
-        let (file, stat) = match &self.content {
+        let opened = match &self.content {
             Content::Memory(bytes) => {
                 let bytes = slice(bytes, self.offset_bytes, self.left_bytes);
                 self.left_bytes = 0;
                 return Poll::Ready(Some(bytes));
             }
-            Content::File { file, stat } => (Arc::clone(file), *stat),
+            Content::File(opened) => Arc::clone(opened),
         };
-        let piece = match self.poll_piece(cx, &file) {
+        let piece = match self.poll_piece(cx, &opened) {
             Poll::Ready(piece) => piece,
             Poll::Pending => return Poll::Pending,
         };
-        let result = piece.and_then(|piece| self.account(&file, &stat, piece));
+        let result = piece.and_then(|piece| self.account(&opened, piece));
         if result.is_err() {
             self.left_bytes = 0;
         }
@@ -309,16 +298,17 @@ impl FsByteStream {
     fn poll_piece(
         &mut self,
         cx: &mut Context<'_>,
-        file: &Arc<OwnedFd>,
+        opened: &Arc<Opened>,
     ) -> Poll<Result<Buffer, EngineError>> {
         if self.reading.is_none() {
             let mut buffer = self.bucket.shared.buffers.take(self.piece_bytes);
-            let read = |target: &mut [u8]| files::read_cached(file, target, self.offset_bytes);
+            let read =
+                |target: &mut [u8]| files::read_cached(&opened.file, target, self.offset_bytes);
             match buffer.fill(bound(self.left_bytes), read) {
                 Ok(_) => return Poll::Ready(Ok(buffer)),
                 Err(Errno::AGAIN) => {
                     let (at, left) = (self.offset_bytes, self.left_bytes);
-                    self.reading = Some(start_reading(file, buffer, at, left));
+                    self.reading = Some(start_reading(opened, buffer, at, left));
                 }
                 Err(errno) => {
                     return Poll::Ready(Err(fault("reading the key's file", errno)));
@@ -334,7 +324,7 @@ impl FsByteStream {
                 self.reading = None;
                 let piece = joined(result);
                 if let Ok(piece) = &piece {
-                    self.read_ahead(file, piece.as_ref().len() as u64);
+                    self.read_ahead(opened, piece.as_ref().len() as u64);
                 }
                 Poll::Ready(piece)
             }
@@ -342,23 +332,18 @@ impl FsByteStream {
     }
 
     /// What had to be read from the device is followed by more of it.
-    fn read_ahead(&mut self, file: &Arc<OwnedFd>, given_bytes: u64) {
+    fn read_ahead(&mut self, opened: &Arc<Opened>, given_bytes: u64) {
         let left_bytes = self.left_bytes.saturating_sub(given_bytes);
         if left_bytes > 0 && given_bytes > 0 {
             let buffer = self.bucket.shared.buffers.take(self.piece_bytes);
             let offset_bytes = self.offset_bytes.saturating_add(given_bytes);
-            self.reading = Some(start_reading(file, buffer, offset_bytes, left_bytes));
+            self.reading = Some(start_reading(opened, buffer, offset_bytes, left_bytes));
         }
     }
 
-    /// Moves on by a piece; the last one is given only if the file is still the one that was
-    /// opened.
-    fn account(
-        &mut self,
-        file: &OwnedFd,
-        opened: &Stat,
-        piece: Buffer,
-    ) -> Result<Bytes, EngineError> {
+    /// Moves on by a piece; the last one is given only if the file still has the bytes with which it
+    /// was opened.
+    fn account(&mut self, opened: &Opened, piece: Buffer) -> Result<Bytes, EngineError> {
         let size_bytes = piece.as_ref().len() as u64;
         if size_bytes == 0 {
             return Err(EngineError::Changed);
@@ -366,40 +351,23 @@ impl FsByteStream {
         self.offset_bytes = self.offset_bytes.saturating_add(size_bytes);
         self.left_bytes = self.left_bytes.saturating_sub(size_bytes);
         if self.left_bytes == 0 {
-            check_unchanged(file, opened)?;
+            opened.check(&self.bucket.touches)?;
         }
         Ok(piece.freeze())
     }
 }
 
-/// Whether a file that was opened in the state `opened` still has those bytes.
-///
-/// A change time alone says less: losing or gaining a name, as when a PUT replaces the key,
-/// changes it too, and shows in the number of links.
-pub(super) fn check_unchanged(file: &OwnedFd, opened: &Stat) -> Result<(), EngineError> {
-    let now = files::stat(file).doing("examining the key's file")?;
-    let is_same = now.identity == opened.identity
-        || now.links != opened.links
-            && now.identity.size_bytes == opened.identity.size_bytes
-            && now.identity.modified_nanos == opened.identity.modified_nanos;
-    if is_same {
-        Ok(())
-    } else {
-        Err(EngineError::Changed)
-    }
-}
-
 fn start_reading(
-    file: &Arc<OwnedFd>,
+    opened: &Arc<Opened>,
     mut buffer: Buffer,
     offset_bytes: u64,
     left_bytes: u64,
 ) -> JoinHandle<Result<Buffer, EngineError>> {
-    let file = Arc::clone(file);
+    let opened = Arc::clone(opened);
     tokio::task::spawn_blocking(move || {
         buffer
             .fill(bound(left_bytes), |target| {
-                files::read_at(&file, target, offset_bytes)
+                files::read_at(&opened.file, target, offset_bytes)
             })
             .doing("reading the key's file")?;
         Ok(buffer)
@@ -423,7 +391,7 @@ fn bound(left_bytes: u64) -> usize {
 const HOT_BYTES_MAX: u64 = 64 << 10;
 /// Less in one read would cost more in system calls than it spares in memory.
 const PIECE_BYTES_MIN: usize = 32 << 10;
-/// Looks at a file that another program is rewriting.
-const REWRITES_MAX: usize = 3;
+/// Looks at a file that another program is rewriting or renaming.
+const REWRITES_MAX: usize = 16;
 
 const _: () = assert!(HOT_BYTES_MAX <= BUFFER_BYTES as u64);

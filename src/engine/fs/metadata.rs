@@ -8,8 +8,9 @@ use super::draft::{Content, Draft};
 use super::faults::{Doing, off_shard};
 use super::history::Stamp;
 use super::lock::KeyLock;
+use super::opened::Opened;
 use super::overlay;
-use super::put::copy_bytes;
+use super::put::{copy_attributes, copy_bytes};
 use super::record::{Record, part_sizes};
 use super::succession::{Succession, Top};
 use super::types::Description;
@@ -234,12 +235,15 @@ impl FsBucket {
         record.modified = modified.or(record.modified);
         record.side = None;
         let old_side = self.side_name(key, &file);
-        let kept = self.write_record(&lock.home, key, &file, &stat, &record)?;
-        if kept.is_some() {
-            // Where the attribute did not change the change time must: others go by it.
-            files::set_mode(&file, stat.mode).doing("touching the key's file")?;
-        }
-        files::sync_all(&file).doing("syncing the key's file")?;
+        let kept = self.touches.around(&file, &stat, || {
+            let kept = self.write_record(&lock.home, key, &file, &stat, &record)?;
+            if kept.is_some() {
+                // Where the attribute did not change the change time must: others go by it.
+                files::set_mode(&file, stat.mode).doing("touching the key's file")?;
+            }
+            files::sync_all(&file).doing("syncing the key's file")?;
+            Ok(kept)
+        })?;
         if let Some(old_side) = old_side.filter(|old| Some(old) != kept.as_ref()) {
             self.drop_side(key, &old_side);
         }
@@ -259,9 +263,11 @@ impl FsBucket {
     ) -> Result<Arc<Entry>, EngineError> {
         let file = files::reopen_for_read(&pinned.file).doing("opening the key's file")?;
         let record = self.read_record(key, &file, &pinned.stat)?;
+        let source = Opened::new(file, pinned.stat);
         let draft: Draft = self.draft_for(&lock.home, key)?;
-        copy_bytes(&file, 0, &draft.file, 0, entry.size_bytes)?;
-        super::get::check_unchanged(&file, &pinned.stat)?;
+        copy_bytes(&source.file, 0, &draft.file, 0, entry.size_bytes)?;
+        copy_attributes(&source.file, &draft.file)?;
+        source.check(&self.touches)?;
         let (metadata, modified) = change.apply(entry.metadata.clone(), self.shared.clock.now())?;
         let description = Description {
             etag: Some(entry.etag.clone()),

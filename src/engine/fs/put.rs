@@ -9,7 +9,7 @@ use rustix::io::Errno;
 use super::bucket::FsBucket;
 use super::draft::{Content, Draft, Spool};
 use super::faults::{Doing, fault, off_shard};
-use super::get::{FsReader, Source, check_unchanged};
+use super::get::{self, FsReader};
 use super::lock::KeyLock;
 use super::multipart::PartSlot;
 use super::overlay;
@@ -64,8 +64,8 @@ impl FsWriter {
 
     /// Appends `range` of another entry: by reference or inside the kernel where possible.
     pub async fn append_from(&mut self, source: FsReader, range: Range) -> Result<(), EngineError> {
-        let (file, stat) = match source.into_source() {
-            Source::Memory(bytes) => {
+        let opened = match source.into_content() {
+            get::Content::Memory(bytes) => {
                 let start = usize::try_from(range.start_bytes).unwrap_or(usize::MAX);
                 let size = usize::try_from(range.size_bytes).unwrap_or(usize::MAX);
                 let end = start.saturating_add(size);
@@ -74,19 +74,22 @@ impl FsWriter {
                 }
                 return self.spool.append(bytes.slice(start..end)).await;
             }
-            Source::File { file, stat } => (file, stat),
+            get::Content::File(opened) => opened,
         };
         self.spool.admit(range.size_bytes)?;
         let is_fresh = self.spool.is_fresh();
         let (draft, written_bytes) = self.spool.pause().await?;
+        let bucket = Arc::clone(&self.bucket);
         let draft = off_shard(move || {
-            let is_whole = range.start_bytes == 0 && range.size_bytes == stat.identity.size_bytes;
-            let is_cloned = is_whole && is_fresh && files::clone_file(&*file, &draft.file).is_ok();
+            let file = &opened.file;
+            let whole_bytes = opened.stat.identity.size_bytes;
+            let is_whole = range.start_bytes == 0 && range.size_bytes == whole_bytes;
+            let is_cloned = is_whole && is_fresh && files::clone_file(file, &draft.file).is_ok();
             if !is_cloned {
                 let (start, size) = (range.start_bytes, range.size_bytes);
-                copy_bytes(&*file, start, &draft.file, written_bytes, size)?;
+                copy_bytes(file, start, &draft.file, written_bytes, size)?;
             }
-            check_unchanged(&file, &stat)?;
+            opened.check(&bucket.touches)?;
             Ok(draft)
         })
         .await?;
@@ -158,6 +161,12 @@ pub(super) fn copy_bytes(
         done_bytes += count as u64;
     }
     Ok(())
+}
+
+/// What people and other programs have written beside the bytes goes with them.
+pub(super) fn copy_attributes(source: &OwnedFd, target: &OwnedFd) -> Result<(), EngineError> {
+    let is_own = |name: &str| name.starts_with("user.lobos");
+    files::copy_attributes(source, target, is_own).doing("copying the attributes of an object")
 }
 
 /// Where a key's file is to be.

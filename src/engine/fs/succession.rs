@@ -18,7 +18,8 @@ use super::draft::Draft;
 use super::faults::{Doing, fault};
 use super::history::{self, Held, History, Stamp};
 use super::lock::KeyLock;
-use super::put::copy_bytes;
+use super::opened::Opened;
+use super::put::{copy_attributes, copy_bytes};
 use super::record::{Guard, Record};
 use super::walk::{Patience, Pinned, Place, split};
 use crate::engine::{BucketConfig, Bypass, EngineError, Entry, ObjectKey, VersionId, Versioning};
@@ -222,9 +223,11 @@ impl FsBucket {
         dir: &OwnedFd,
     ) -> Result<Draft, EngineError> {
         let file = files::reopen_for_read(&pinned.file).doing(KEEPING)?;
+        let source = Opened::new(file, pinned.stat);
         let draft = Draft::create(self, &lock.home, dir).doing(KEEPING)?;
-        copy_bytes(&file, 0, &draft.file, 0, entry.size_bytes)?;
-        super::get::check_unchanged(&file, &pinned.stat)?;
+        copy_bytes(&source.file, 0, &draft.file, 0, entry.size_bytes)?;
+        copy_attributes(&source.file, &draft.file)?;
+        source.check(&self.touches)?;
         files::set_mode(&draft.file, pinned.stat.mode & 0o777).doing(KEEPING)?;
         let stat = files::stat(&draft.file).doing(KEEPING)?;
         let record = Record {
@@ -235,7 +238,7 @@ impl FsBucket {
             side: None,
             version: Stamp::of(&entry.version),
             ..self
-                .read_record(key, &file, &pinned.stat)?
+                .read_record(key, &source.file, &pinned.stat)?
                 .unwrap_or_default()
         };
         self.write_record(&lock.home, key, &draft.file, &stat, &record)?;

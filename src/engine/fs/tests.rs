@@ -2,18 +2,19 @@
 //! every engine.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::{FileExt as _, PermissionsExt as _};
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 
 use super::{FsBucket, FsEngine, FsSettings};
-use crate::clock::{Clock, Entropy};
+use crate::clock::{Clock, Entropy, Timestamp};
 use crate::engine::{
-    BucketName, Commit, Condition, Deleted, ETag, EngineError, Entry, Metadata, ObjectKey,
-    Precondition, Range,
+    BucketConfig, BucketName, Commit, Condition, Deleted, ETag, EngineError, Entry, Metadata,
+    ObjectKey, Precondition, Range, Versioning,
 };
 
 fn engine(directory: &Path, change: impl FnOnce(&mut FsSettings)) -> FsEngine {
@@ -232,4 +233,162 @@ async fn p5_plain_files_of_one_size_and_time_have_etags_of_their_own() {
     let replaced = etag_of(&bucket, "a").await;
     assert_ne!(replaced, a, "another file lies there now");
     assert_eq!(replaced, b, "and a rename alone is no change of a file");
+}
+
+/// Opens the key and reads its first piece; then the rest, after `meanwhile`.
+async fn read_around(
+    bucket: &Arc<FsBucket>,
+    raw: &str,
+    meanwhile: impl AsyncFnOnce(),
+) -> Result<Vec<u8>, EngineError> {
+    let reader = bucket.open(&key(raw)).await?;
+    let range = Range {
+        start_bytes: 0,
+        size_bytes: reader.entry().size_bytes,
+    };
+    let mut stream = crate::engine::ByteStream::Fs(reader.read(range));
+    let mut bytes = stream.next().await.unwrap()?.to_vec();
+    meanwhile().await;
+    while let Some(piece) = stream.next().await {
+        bytes.extend_from_slice(&piece?);
+    }
+    Ok(bytes)
+}
+
+#[tokio::test]
+async fn p2_changes_of_metadata_alone_abort_no_reader() {
+    let dir = tempfile::tempdir().unwrap();
+    let bucket = bucket(dir.path()).await;
+    let large = vec![7; 3 << 20];
+    put(&bucket, "d/k", &large).await;
+    let path = dir.path().join("d/k");
+    let other = dir.path().join("other");
+    let described = async || {
+        for color in ["red", "green"] {
+            let user = vec![("color".into(), color.into())];
+            let metadata = Metadata {
+                user,
+                ..Metadata::default()
+            };
+            let any = Precondition::default();
+            bucket
+                .set_metadata(&key("d/k"), metadata, &any)
+                .await
+                .unwrap();
+        }
+    };
+    assert!(
+        read_around(&bucket, "d/k", described).await.unwrap() == large,
+        "described"
+    );
+    let mode = async || fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+    assert!(
+        read_around(&bucket, "d/k", mode).await.unwrap() == large,
+        "chmod"
+    );
+    let link = async || fs::hard_link(&path, &other).unwrap();
+    assert!(
+        read_around(&bucket, "d/k", link).await.unwrap() == large,
+        "ln"
+    );
+    let moved = async || fs::rename(&path, dir.path().join("moved")).unwrap();
+    assert!(
+        read_around(&bucket, "d/k", moved).await.unwrap() == large,
+        "mv"
+    );
+    fs::remove_file(&other).unwrap();
+    fs::rename(dir.path().join("moved"), &path).unwrap();
+    let gone = async || fs::remove_file(&path).unwrap();
+    assert!(
+        read_around(&bucket, "d/k", gone).await.unwrap() == large,
+        "rm"
+    );
+}
+
+#[tokio::test]
+async fn p2_what_is_rewritten_in_place_aborts_its_readers() {
+    let dir = tempfile::tempdir().unwrap();
+    let bucket = bucket(dir.path()).await;
+    put(&bucket, "k", &vec![7; 3 << 20]).await;
+    let path = dir.path().join("k");
+    let rewrite = |restores: bool| {
+        let file = fs::File::options().write(true).open(&path).unwrap();
+        let time = file.metadata().unwrap().modified().unwrap();
+        file.write_all_at(&[8; 10], 2 << 20).unwrap();
+        if restores {
+            file.set_modified(time).unwrap();
+        }
+    };
+    for restores in [false, true] {
+        // Times move in steps.
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        let read = read_around(&bucket, "k", async || rewrite(restores)).await;
+        assert!(
+            matches!(read, Err(EngineError::Changed)),
+            "time restored: {restores}"
+        );
+    }
+    // What happened before a change of metadata is not covered by it.
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    let both = async || {
+        rewrite(true);
+        let any = Precondition::default();
+        bucket
+            .set_metadata(&key("k"), Metadata::default(), &any)
+            .await
+            .unwrap();
+    };
+    let read = read_around(&bucket, "k", both).await;
+    assert!(matches!(read, Err(EngineError::Changed)));
+}
+
+#[tokio::test]
+async fn p2_a_new_version_aborts_no_reader_of_the_one_before() {
+    let dir = tempfile::tempdir().unwrap();
+    let bucket = bucket(dir.path()).await;
+    let enable = |config: &mut BucketConfig| {
+        config.versioning = Some(Versioning::Enabled);
+        Ok::<_, EngineError>(())
+    };
+    bucket.change_config(enable).await.unwrap();
+    let large = vec![7; 3 << 20];
+    put(&bucket, "k", &large).await;
+    let replaced = async || drop(put(&bucket, "k", b"new").await);
+    assert!(read_around(&bucket, "k", replaced).await.unwrap() == large);
+}
+
+#[tokio::test]
+async fn p18_a_directory_that_replaces_the_buckets_is_served() {
+    let dir = tempfile::tempdir().unwrap();
+    let (path, old) = (dir.path().join("bucket"), dir.path().join("old"));
+    let seconds = Arc::new(AtomicI64::new(1_800_000_000));
+    let clock = Clock::from_fn({
+        let seconds = Arc::clone(&seconds);
+        move || Timestamp::from_unix_nanos(seconds.load(Ordering::Relaxed) * 1_000_000_000)
+    });
+    let name = BucketName::parse("bucket").unwrap();
+    let settings = FsSettings {
+        buckets: vec![(name.clone(), path.clone())],
+        ..FsSettings::default()
+    };
+    let engine = FsEngine::open(settings, clock, Entropy::system()).unwrap();
+    put(&engine.bucket(&name).await.unwrap(), "k", b"old").await;
+    fs::rename(&path, &old).unwrap();
+    seconds.fetch_add(2, Ordering::Relaxed);
+    let gone = engine.bucket(&name).await;
+    assert!(matches!(gone, Err(EngineError::Unavailable { .. })));
+    assert_eq!(engine.list_buckets().await.unwrap().len(), 1);
+    fs::create_dir(&path).unwrap();
+    fs::write(path.join("k"), "new").unwrap();
+    let bucket = engine.bucket(&name).await.unwrap();
+    assert_eq!(get(&bucket, "k").await.unwrap().1, b"new");
+    put(&bucket, "other", b"there").await;
+    assert!(path.join("other").exists() && !old.join("other").exists());
+    // One that would have been refused at start is refused now.
+    fs::rename(&path, dir.path().join("second")).unwrap();
+    fs::create_dir(&path).unwrap();
+    std::os::unix::fs::symlink("/tmp", path.join(".lobos")).unwrap();
+    seconds.fetch_add(2, Ordering::Relaxed);
+    let unsafe_home = engine.bucket(&name).await;
+    assert!(matches!(unsafe_home, Err(EngineError::Unavailable { .. })));
 }
