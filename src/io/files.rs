@@ -230,8 +230,8 @@ pub(crate) fn read_link(link: impl AsFd) -> Result<String, Errno> {
     target.into_string().map_err(|_| Errno::NOENT)
 }
 
-/// The path that leads to an open file, as the kernel writes it: another one once it was renamed, or
-/// its name given to another file.
+/// The path that leads to an open file, as the kernel writes it: another one once it was renamed,
+/// or its name given to another file.
 pub(crate) fn path_of(file: impl AsFd) -> Result<CString, Errno> {
     let path = descriptor_path(file.as_fd());
     retry(|| rustix::fs::readlink(path.as_str(), Vec::new()))

@@ -168,7 +168,8 @@ impl FsBucket {
     pub(super) fn gone(&self) -> EngineError {
         match self.anchor {
             Anchor::Path(_) => EngineError::Unavailable {
-                why: "the bucket's directory was moved or removed",
+                why: "the bucket's directory was moved, removed or replaced; put it back, or restart \
+                      the server to serve what is there now",
             },
             Anchor::Below { .. } => EngineError::NoSuchBucket,
         }

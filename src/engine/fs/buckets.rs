@@ -119,7 +119,7 @@ pub struct Mount {
 #[derive(Debug)]
 pub struct FsEngine {
     shared: Arc<Shared>,
-    named: HashMap<BucketName, Arc<Named>>,
+    named: HashMap<BucketName, Named>,
     root: Option<Root>,
 }
 
@@ -150,20 +150,20 @@ impl FsEngine {
             buffers: Pool::new(IDLE_BUFFERS_MAX),
             next_bucket: std::sync::atomic::AtomicU32::new(0),
         });
-        let mut named: HashMap<BucketName, Arc<Named>> = HashMap::new();
+        let mut named: HashMap<BucketName, Named> = HashMap::new();
         let mut directories = Vec::new();
         for (name, path) in settings.buckets {
             let directory = prepare(&path)?;
             if let Some(first) = named.get(&name) {
                 return Err(FsOpenError::SameName {
                     name,
-                    first: first.directory().to_owned(),
+                    first: first.bucket().directory.clone(),
                     second: directory,
                 });
             }
             let bucket = Named::open(name.clone(), directory.clone(), Arc::clone(&shared))
                 .map_err(|errno| failed("open", &directory, errno))?;
-            named.insert(name, Arc::new(bucket));
+            named.insert(name, bucket);
             directories.push(directory);
         }
         let root = match settings.root {
@@ -190,7 +190,8 @@ impl FsEngine {
 
     /// For the banner: each bucket, in the order of their names; in root mode those there now.
     pub fn mounts(&self) -> Vec<Mount> {
-        let mut buckets: Vec<_> = self.named.values().map(|named| named.last()).collect();
+        let named = self.named.values();
+        let mut buckets: Vec<_> = named.map(|named| Arc::clone(named.bucket())).collect();
         if let Some(root) = &self.root {
             let names = root.names().unwrap_or_default();
             buckets.extend(
@@ -215,10 +216,11 @@ impl FsEngine {
     }
 
     /// The bucket of that name. In root mode this looks whether its directory still is the one
-    /// that is open: one system call. A directory that was named at start is looked at once a second.
+    /// that is open: one system call. A directory that was named at start is looked at once a
+    /// second.
     pub async fn bucket(&self, name: &BucketName) -> Result<Arc<FsBucket>, EngineError> {
         if let Some(named) = self.named.get(name) {
-            return named.now().await;
+            return named.in_place();
         }
         match &self.root {
             Some(root) => self.in_root(root, name),
@@ -237,7 +239,7 @@ impl FsEngine {
         for name in names {
             let bucket = match self.named.get(&name) {
                 // It is one of the buckets also while its directory is gone.
-                Some(named) => named.now().await.or_else(|_| Ok(named.last())),
+                Some(named) => Ok(Arc::clone(named.bucket())),
                 None => self.bucket(&name).await,
             };
             let config = match bucket {
@@ -364,20 +366,17 @@ fn prepare(path: &Path) -> Result<PathBuf, FsOpenError> {
     }
     std::fs::create_dir_all(path).map_err(io("create"))?;
     let directory = path.canonicalize().map_err(io("resolve"))?;
-    check_home(&directory)?;
-    Ok(directory)
-}
-
-/// Refuses a `.lobos` in the directory that others could have tampered with.
-pub(super) fn check_home(directory: &Path) -> Result<(), FsOpenError> {
     let home = directory.join(RESERVED);
-    let dir = files::open_path(directory).map_err(|errno| failed("open", directory, errno))?;
+    let dir = files::open_path(&directory).map_err(|errno| failed("open", &directory, errno))?;
     match files::stat_at(&dir, RESERVED) {
-        Err(Errno::NOENT) => Ok(()),
-        Ok(stat) if stat.kind() == Kind::Directory && is_safe(&stat) => refuse_links(&dir, &home),
-        Ok(_) => Err(FsOpenError::UnsafeHome { path: home }),
-        Err(errno) => Err(failed("examine", &home, errno)),
+        Err(Errno::NOENT) => {}
+        Ok(stat) if stat.kind() == Kind::Directory && is_safe(&stat) => {
+            refuse_links(&dir, &home)?;
+        }
+        Ok(_) => return Err(FsOpenError::UnsafeHome { path: home }),
+        Err(errno) => return Err(failed("examine", &home, errno)),
     }
+    Ok(directory)
 }
 
 /// What the server makes in `.lobos` is never a link.

@@ -341,8 +341,8 @@ impl FsByteStream {
         }
     }
 
-    /// Moves on by a piece; the last one is given only if the file still has the bytes with which it
-    /// was opened.
+    /// Moves on by a piece; the last one is given only if the file still has the bytes with which
+    /// it was opened.
     fn account(&mut self, opened: &Opened, piece: Buffer) -> Result<Bytes, EngineError> {
         let size_bytes = piece.as_ref().len() as u64;
         if size_bytes == 0 {

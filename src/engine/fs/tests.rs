@@ -358,7 +358,7 @@ async fn p2_a_new_version_aborts_no_reader_of_the_one_before() {
 }
 
 #[tokio::test]
-async fn p18_a_directory_that_replaces_the_buckets_is_served() {
+async fn p18_a_directory_that_replaces_the_buckets_is_noticed_by_readers() {
     let dir = tempfile::tempdir().unwrap();
     let (path, old) = (dir.path().join("bucket"), dir.path().join("old"));
     let seconds = Arc::new(AtomicI64::new(1_800_000_000));
@@ -374,21 +374,16 @@ async fn p18_a_directory_that_replaces_the_buckets_is_served() {
     let engine = FsEngine::open(settings, clock, Entropy::system()).unwrap();
     put(&engine.bucket(&name).await.unwrap(), "k", b"old").await;
     fs::rename(&path, &old).unwrap();
-    seconds.fetch_add(2, Ordering::Relaxed);
-    let gone = engine.bucket(&name).await;
-    assert!(matches!(gone, Err(EngineError::Unavailable { .. })));
-    assert_eq!(engine.list_buckets().await.unwrap().len(), 1);
     fs::create_dir(&path).unwrap();
     fs::write(path.join("k"), "new").unwrap();
-    let bucket = engine.bucket(&name).await.unwrap();
-    assert_eq!(get(&bucket, "k").await.unwrap().1, b"new");
-    put(&bucket, "other", b"there").await;
-    assert!(path.join("other").exists() && !old.join("other").exists());
-    // One that would have been refused at start is refused now.
-    fs::rename(&path, dir.path().join("second")).unwrap();
-    fs::create_dir(&path).unwrap();
-    std::os::unix::fs::symlink("/tmp", path.join(".lobos")).unwrap();
     seconds.fetch_add(2, Ordering::Relaxed);
-    let unsafe_home = engine.bucket(&name).await;
-    assert!(matches!(unsafe_home, Err(EngineError::Unavailable { .. })));
+    for _ in 0..2 {
+        let replaced = engine.bucket(&name).await;
+        assert!(matches!(replaced, Err(EngineError::Unavailable { .. })));
+    }
+    assert_eq!(engine.list_buckets().await.unwrap().len(), 1);
+    fs::remove_dir_all(&path).unwrap();
+    fs::rename(&old, &path).unwrap();
+    let bucket = engine.bucket(&name).await.unwrap();
+    assert_eq!(get(&bucket, "k").await.unwrap().1, b"old");
 }
