@@ -129,6 +129,12 @@ pub struct Blob {
     pub durability: Durability,
     /// Transfer buffers that are kept for the next use.
     pub buffers_bytes: usize,
+    /// Objects and parts of them that are kept in memory; 0: none.
+    pub cache_bytes: u64,
+    /// Keys and entries that are in memory, at most.
+    pub index_bytes_max: u64,
+    /// A block device is told what is free.
+    pub discards: bool,
 }
 
 /// Which symbolic links are followed.
@@ -573,6 +579,9 @@ fn build_blob(
         place,
         durability: durability.or(raw.durability).unwrap_or_default(),
         buffers_bytes,
+        cache_bytes: raw.cache.map_or(256 << 20, |size| size.bytes),
+        index_bytes_max: raw.index_memory.map_or(4 << 30, |size| size.bytes),
+        discards: raw.discard.unwrap_or(false),
     }))
 }
 

@@ -11,7 +11,7 @@ use rustix::fs::{AtFlags, CWD};
 use crate::clock::{Clock, Entropy};
 use crate::config::{self, BlobPlace, shell_quoted};
 use crate::engine::EngineError;
-use crate::engine::blob::{BlobEngine, BlobOpenError, BlobSettings};
+use crate::engine::blob::{BlobEngine, BlobMemory, BlobOpenError, BlobSettings};
 use crate::io::device::{Access, Device, DeviceError, OpenOptions, create_file};
 
 /// Why there is no store. The text is for the operator.
@@ -89,7 +89,18 @@ pub async fn open(
         durability: settings.durability,
         clock,
         entropy,
+        memory: BlobMemory {
+            cache_bytes: settings.cache_bytes,
+            index_bytes_max: settings.index_bytes_max,
+        },
+        discards: settings.discards && device.describe().is_block_device,
     };
+    if settings.discards && !blob.discards {
+        tracing::warn!(
+            "blob.discard is for block devices: the file {} keeps the space it has reserved",
+            path.display()
+        );
+    }
     let engine = BlobEngine::open(device, blob)
         .await
         .map_err(|source| refused(path, source))?;

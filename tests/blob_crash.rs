@@ -19,7 +19,7 @@ mod world;
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use lobos::engine::Durability;
+use lobos::engine::{Durability, EngineError};
 use lobos::io::sim::{Fault, FaultKind, SimRandom};
 
 use world::{Loss, World};
@@ -259,6 +259,27 @@ fn p5_no_flipped_bit_gives_wrong_bytes() {
             world.check_damaged(&damaged, block, at);
         }
     }
+}
+
+#[test]
+fn p8_an_index_at_its_budget_refuses_new_keys_and_nothing_else() {
+    let mut world = World::new(FURTHER_SEEDS * 8, false);
+    world.put_all(&["old", "older"]);
+    world.close();
+    world.set_index_budget();
+    let outcomes = world.put_and_delete(&["new", "old", "newer"]);
+    assert!(
+        matches!(
+            outcomes[..],
+            [
+                (Some(EngineError::IndexFull { .. }), true),
+                (None, true),
+                // The delete has made room.
+                (None, true),
+            ]
+        ),
+        "{outcomes:?}"
+    );
 }
 
 /// A number from the environment.

@@ -35,11 +35,17 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 ACCESS_KEY, SECRET_KEY, REGION = "comparison", "comparison/secret", "us-east-1"
 TICKS = os.sysconf("SC_CLK_TCK")
 START_SECONDS_MAX = 10
-PARTS = ("start", "get", "head", "put", "blob", "list")
+PARTS = ("start", "get", "head", "put", "list")
 
 
 def main():
-    options = parse_arguments()
+    parser = arguments(__doc__, PARTS)
+    parser.add_argument("--keys", type=int, default=100_000, help="keys of the listing")
+    run_parts(parse(parser, PARTS), globals())
+
+
+def run_parts(options, functions):
+    """Each part that was asked for, in a directory of its own that goes afterwards."""
     release = options.target / "release"
     options.lobos, options.load = release / "lobos", release / "examples" / "load"
     need(options)
@@ -49,26 +55,30 @@ def main():
     for part in options.parts:
         with tempfile.TemporaryDirectory(prefix="lobos-compare-", dir=options.directory) as scratch:
             os.chmod(scratch, 0o755)
-            globals()[f"part_{part}"](options, Path(scratch))
+            functions[f"part_{part}"](options, Path(scratch))
 
 
-def parse_arguments():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("parts", nargs="*", metavar="PART", help=" ".join(PARTS))
+def arguments(text, parts):
+    """What every comparison can be told."""
+    parser = argparse.ArgumentParser(description=text.splitlines()[0])
+    parser.add_argument("parts", nargs="*", metavar="PART", help=" ".join(parts))
     parser.add_argument("--directory", type=Path, default=Path(tempfile.gettempdir()),
                         help="where the files are made, on the disk to be measured")
     parser.add_argument("--target", type=Path, default=REPOSITORY / "target",
                         help="cargo's target directory")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=int, default=4)
-    parser.add_argument("--keys", type=int, default=100_000, help="keys of the listing")
     parser.add_argument("--server-core", type=int, default=0)
     parser.add_argument("--client-core", type=int, default=1)
+    return parser
+
+
+def parse(parser, parts):
     options = parser.parse_args()
-    unknown = set(options.parts) - set(PARTS)
+    unknown = set(options.parts) - set(parts)
     if unknown:
-        parser.error(f"no such part: {' '.join(unknown)}; there are {' '.join(PARTS)}")
-    options.parts = options.parts or list(PARTS)
+        parser.error(f"no such part: {' '.join(unknown)}; there are {' '.join(parts)}")
+    options.parts = options.parts or list(parts)
     return options
 
 
@@ -175,51 +185,24 @@ def put(options, scratch, lobos, bucket, size, connections):
     return result
 
 
-def part_blob(options, scratch):
-    """Durable PUT into a blob store beside a directory, both with random ETags and with MD5s.
-
-    2,000 keys are written over and over, so that space returns as it does in use.
-    """
-    table("PUT, durable, blob store beside a directory", [
-        "size", "connections", "ETag", "directory op/s", "directory CPU us", "blob op/s",
-        "blob CPU us", "op/s ratio", "blob p50 ms", "blob p99 ms"])
-    sizes = {"4 KiB": 4 << 10, "32 KiB": 32 << 10, "1 MiB": 1 << 20}
-    for etag in ("fast", "md5"):
-        environment = {"LOBOS_ETAG": etag}
-        home = scratch / etag
-        for part in (home, home / "a", home / "b", home / "lobos-files"):
-            part.mkdir()
-        with (Lobos(options, home / "a", home / "lobos-files", environment=environment) as files,
-              Lobos(options, home / "b", store=home / "store.img", environment=environment) as blob):
-            for name, size in sizes.items():
-                for connections in (1, 32, 64):
-                    a, b = alternate(
-                        options,
-                        lambda: put_over(options, home, files, "lobos-files", size, connections),
-                        lambda: put_over(options, home, blob, "lobos", size, connections))
-                    row(name, connections, etag, f"{a.rate:,.0f}", f"{a.cpu_us:.0f}",
-                        f"{b.rate:,.0f}", f"{b.cpu_us:.0f}", f"{b.rate / a.rate:.2f}",
-                        f"{b.p50_us / 1e3:.2f}", f"{b.p99_us / 1e3:.2f}")
-
-
-def put_over(options, scratch, lobos, bucket, size, connections):
-    most = options.seconds * 60_000
-    keys = [lobos.presign("PUT", f"/{bucket}/key{number}") for number in range(2000)]
-    targets = (keys[number % len(keys)] for number in range(most))
-    return load(options, lobos, "PUT", targets_file(scratch, targets), size, connections)
-
-
 def bare(options, scratch, size, threads):
     directory = Path(tempfile.mkdtemp(dir=scratch))
-    command = [options.load, "bare", directory, size, threads, options.seconds]
-    process = subprocess.Popen(pinned(options.server_core, command), stdout=subprocess.PIPE)
-    output = json.loads(process.stdout.read())
+    result = alone(options, "bare", directory, size, threads, options.seconds)
+    shutil.rmtree(directory)
+    return result
+
+
+def alone(options, *arguments):
+    """A run of `load` that is itself what is measured, on the server's core."""
+    command = pinned(options.server_core, [options.load, *arguments])
+    process = subprocess.Popen(command, stdout=subprocess.PIPE)
+    output = process.stdout.read()
     process.stdout.close()
     _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
-    shutil.rmtree(directory)
-    cpu_us = (usage.ru_utime + usage.ru_stime) * 1e6
-    return Run.of(output, cpu_us)
+    if process.returncode:
+        sys.exit(f"{command} ended with {process.returncode}")
+    return Run.of(json.loads(output), (usage.ru_utime + usage.ru_stime) * 1e6)
 
 
 def part_list(options, scratch):
@@ -329,7 +312,7 @@ class Lobos(Server):
     def __init__(self, options, home, *buckets, root=None, store=None, environment=None):
         arguments = ["--root", root] if root else list(buckets) or [home / "empty"]
         if store:
-            arguments = ["--blob", f"{store}:8GiB"]
+            arguments = ["--blob", store]
         self.start(options, [options.lobos, "serve", *arguments, "--threads", "1", "--listen",
                              "{address}", "--state-dir", home / "state"],
                    {"LOBOS_ROOT_USER": ACCESS_KEY, "LOBOS_ROOT_PASSWORD": SECRET_KEY}

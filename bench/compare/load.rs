@@ -4,9 +4,12 @@
 //! ```text
 //! load http METHOD ADDR:PORT TARGETS SIZE CONNECTIONS SECONDS
 //! load bare DIRECTORY SIZE THREADS SECONDS
+//! load append FILE SIZE WRITERS SECONDS
 //! ```
 //!
-//! TARGETS is a file with one request target a line, each used once. SIZE is the bytes of a body.
+//! TARGETS is a file with one request target a line, each used once; behind a space may stand the
+//! bytes of its body. SIZE is the bytes of all other bodies. FILE is written from its beginning to
+//! its end, over and over; it must be there and hold no holes.
 //! Prints one line of JSON: operations, seconds, p50_us, p99_us.
 
 #![expect(
@@ -22,6 +25,8 @@ use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use lobos::io::device::{Device, OpenOptions};
+
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let number = |at: usize| -> usize { arguments[at].parse().expect("a number") };
@@ -29,14 +34,23 @@ fn main() {
         ["http", method, address, targets, _, _, _] => {
             let targets = std::fs::read_to_string(targets).expect("the file of targets");
             let targets: Vec<&str> = targets.lines().collect();
-            let body = vec![0x5a; number(4)];
+            let sizes = targets
+                .iter()
+                .filter_map(|line| line.split_once(' ')?.1.parse().ok());
+            let longest = vec![0x5a; sizes.max().unwrap_or(0).max(number(4))];
+            let body = &longest[..number(4)];
             let next = AtomicUsize::new(0);
             run(number(5), number(6), || {
                 let mut connection = Connection::open(method, address);
-                let (next, targets, body) = (&next, &targets, &body);
+                let (next, targets, longest) = (&next, &targets, &longest);
                 move || {
-                    let target = targets.get(next.fetch_add(1, Ordering::Relaxed));
-                    target.map(|target| connection.ask(target, body)).is_some()
+                    let Some(line) = targets.get(next.fetch_add(1, Ordering::Relaxed)) else {
+                        return false;
+                    };
+                    let (target, size) = line.split_once(' ').unwrap_or((line, ""));
+                    let size = size.parse().unwrap_or(body.len());
+                    connection.ask(target, &longest[..size]);
+                    true
                 }
             });
         }
@@ -54,9 +68,11 @@ fn main() {
                 }
             });
         }
+        ["append", file, _, _, _] => append(Path::new(file), number(2), number(3), number(4)),
         _ => {
             eprintln!("usage: load http METHOD ADDR:PORT TARGETS SIZE CONNECTIONS SECONDS");
             eprintln!("       load bare DIRECTORY SIZE THREADS SECONDS");
+            eprintln!("       load append FILE SIZE WRITERS SECONDS");
             std::process::exit(2);
         }
     }
@@ -73,11 +89,42 @@ fn store(directory: &Path, open: &File, name: usize, body: &[u8]) -> std::io::Re
     open.sync_all()
 }
 
+/// What a group-committed store takes at least: the writes of all writers in flight together, one
+/// behind the other on the disk, then one flush for them all.
+fn append(file: &Path, size: usize, writers: usize, seconds: usize) {
+    let device = Device::open(file, &OpenOptions::default()).expect("a file to write to");
+    let runtime = tokio::runtime::Builder::new_current_thread();
+    let runtime = { runtime }.enable_all().build().expect("an event loop");
+    runtime.block_on(async {
+        let (start, mut taken, mut at) = (Instant::now(), Vec::new(), 0);
+        while start.elapsed().as_secs() < seconds as u64 {
+            let before = Instant::now();
+            if at + (size * writers) as u64 > device.size_bytes() {
+                at = 0;
+            }
+            let writes = (0..writers).map(|_| {
+                let mut buffer = device.buffers().take_empty(size);
+                buffer.append(&vec![0x5a; size]);
+                buffer.pad();
+                let offset_bytes = at;
+                at += buffer.len() as u64;
+                device.write(offset_bytes, buffer)
+            });
+            for (written, _) in futures_util::future::join_all(writes).await {
+                written.expect("a write");
+            }
+            device.flush().await.expect("a flush");
+            taken.extend(std::iter::repeat_n(before.elapsed(), writers));
+        }
+        report(start.elapsed(), taken);
+    });
+}
+
 /// Runs one worker a thread, each again and again until the time is over or it says `false`.
 fn run<W: FnMut() -> bool + Send>(threads: usize, seconds: usize, worker: impl Fn() -> W) {
     let start = Instant::now();
     let end = start + Duration::from_secs(seconds as u64);
-    let mut taken: Vec<Duration> = std::thread::scope(|scope| {
+    let taken: Vec<Duration> = std::thread::scope(|scope| {
         let work = |mut work: W| {
             move || {
                 let mut taken = Vec::new();
@@ -94,7 +141,11 @@ fn run<W: FnMut() -> bool + Send>(threads: usize, seconds: usize, worker: impl F
         let taken = threads.into_iter().map(|thread| thread.join());
         taken.flat_map(|taken| taken.expect("a worker")).collect()
     });
-    let elapsed = start.elapsed().as_secs_f64();
+    report(start.elapsed(), taken);
+}
+
+fn report(elapsed: Duration, mut taken: Vec<Duration>) {
+    let elapsed = elapsed.as_secs_f64();
     taken.sort_unstable();
     let at = |share: usize| taken.get(taken.len() * share / 100).copied();
     let micros = |share| at(share).unwrap_or_default().as_secs_f64() * 1e6;

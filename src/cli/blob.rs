@@ -15,7 +15,7 @@ use tokio::runtime::Builder;
 use super::Done;
 use crate::clock::{Clock, Entropy};
 use crate::engine::Durability;
-use crate::engine::blob::{BlobEngine, BlobSettings};
+use crate::engine::blob::{BlobEngine, BlobMemory, BlobSettings};
 use crate::store::{self, StoreError};
 
 #[derive(Debug, Subcommand)]
@@ -49,6 +49,8 @@ fn settings() -> BlobSettings {
         durability: Durability::Strict,
         clock: Clock::system(),
         entropy: Entropy::system(),
+        memory: BlobMemory::ANY,
+        discards: false,
     }
 }
 

@@ -82,6 +82,9 @@ pub(super) struct Blob {
     pub size: Option<Size>,
     pub durability: Option<Durability>,
     pub buffers: Option<Size>,
+    pub cache: Option<Size>,
+    pub index_memory: Option<Size>,
+    pub discard: Option<bool>,
 }
 
 #[derive(Debug, Default, Deserialize)]

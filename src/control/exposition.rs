@@ -184,7 +184,7 @@ fn directories(page: &mut Page, fs: &FsEngine) {
 
 fn store(page: &mut Page, blob: &BlobEngine) {
     let info = blob.info();
-    let bytes: [(&str, &str, u64); 9] = [
+    let bytes: [(&str, &str, u64); 11] = [
         ("capacity", "Size of the blob store.", info.size_bytes),
         (
             "free",
@@ -207,6 +207,16 @@ fn store(page: &mut Page, blob: &BlobEngine) {
             info.longest_free_run_bytes,
         ),
         ("index", "Keys and entries in memory.", info.index_bytes),
+        (
+            "index_limit",
+            "What keys and entries may take: then new keys are refused.",
+            info.index_limit_bytes.unwrap_or(u64::MAX),
+        ),
+        (
+            "cache",
+            "Bytes of objects that are kept in memory.",
+            info.cache_bytes,
+        ),
         ("journal", "Size of the journal.", info.journal.size_bytes),
         (
             "journal_used",

@@ -50,7 +50,7 @@ pub(super) fn of_engine(error: &EngineError, name: &str) -> Status {
         | EngineError::ConfigTooLarge
         | EngineError::ForeignConfig
         | EngineError::ReadOnly { .. } => Status::failed_precondition(text),
-        EngineError::Full => Status::resource_exhausted(text),
+        EngineError::Full | EngineError::IndexFull { .. } => Status::resource_exhausted(text),
         EngineError::Denied => Status::permission_denied(text),
         EngineError::Busy | EngineError::Unavailable { .. } => Status::unavailable(text),
         EngineError::Corrupt { .. } => Status::data_loss(text),

@@ -673,6 +673,9 @@ pub enum EngineError {
     /// No space, inodes or quota left.
     #[error("the storage is full")]
     Full,
+    /// The memory for keys is used up.
+    #[error("the index has reached its memory budget of {budget_bytes} bytes (blob.index_memory)")]
+    IndexFull { budget_bytes: u64 },
     /// The place is mounted read-only, or went read-only after a failed sync.
     #[error("the storage is read-only: {why}")]
     ReadOnly { why: &'static str },

@@ -130,6 +130,13 @@ impl From<EngineError> for S3Error {
                 format!("The engine of this bucket cannot do that yet: {what}."),
             ),
             EngineError::Full => Self::new(Code::InsufficientStorage),
+            EngineError::IndexFull { budget_bytes } => Self::with_message(
+                Code::InsufficientStorage,
+                format!(
+                    "The index of the store has used its memory budget of {budget_bytes} bytes: new \
+                     keys are refused until others are deleted, or blob.index_memory is raised."
+                ),
+            ),
             EngineError::ReadOnly { why } => Self::with_message(
                 Code::ServiceUnavailable,
                 format!("The storage of this bucket is read-only: {why}."),

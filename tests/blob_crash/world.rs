@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use lobos::clock::{Clock, Entropy, Timestamp};
-use lobos::engine::blob::{BlobBucket, BlobEngine, BlobOpenError, BlobSettings};
+use lobos::engine::blob::{BlobBucket, BlobEngine, BlobMemory, BlobOpenError, BlobSettings};
 use lobos::engine::{
     BucketConfig, BucketName, Commit, CompletePlan, Condition, Durability, ETag, EngineError,
     Metadata, ObjectKey, PartRef, Precondition, Range, ScanPlan, UploadPlan, UploadsPlan,
@@ -22,6 +22,7 @@ pub(crate) struct World {
     entropy: Entropy,
     clock: Clock,
     durability: Durability,
+    memory: BlobMemory,
     /// The superblock copies as they were first.
     first_superblocks: [[u8; 4096]; 2],
     free_bytes: u64,
@@ -70,6 +71,10 @@ impl World {
             entropy,
             clock,
             durability: Durability::Strict,
+            memory: BlobMemory {
+                cache_bytes: 256 << 10,
+                ..BlobMemory::ANY
+            },
             first_superblocks: [[0; 4096]; 2],
             free_bytes: 0,
         };
@@ -98,6 +103,7 @@ impl World {
             entropy: self.entropy.clone(),
             clock: self.clock.clone(),
             durability: self.durability,
+            memory: self.memory,
             first_superblocks: self.first_superblocks,
             free_bytes: self.free_bytes,
         }
@@ -106,6 +112,32 @@ impl World {
     /// From now on the engine is opened with this.
     pub(crate) fn set_durability(&mut self, durability: Durability) {
         self.durability = durability;
+    }
+
+    /// From now on the index may take no more than it does now.
+    pub(crate) fn set_index_budget(&mut self) {
+        block_on(async {
+            let engine = self.open(&self.disk).await.unwrap();
+            self.memory.index_bytes_max = engine.info().index_bytes;
+            engine.close().await.unwrap();
+        });
+    }
+
+    /// What becomes of a PUT of each key, and then of its DELETE.
+    pub(crate) fn put_and_delete(&self, keys: &[&str]) -> Vec<(Option<EngineError>, bool)> {
+        block_on(async {
+            let engine = self.open(&self.disk).await.unwrap();
+            let bucket = engine.bucket(&name()).await.unwrap();
+            let mut outcomes = Vec::new();
+            for key in keys {
+                let content = Content { seed: 1, size: 100 };
+                let put = write(&bucket, key, content, commit(content)).await;
+                let key = object(key);
+                let gone = bucket.delete(&key, &Precondition::default()).await;
+                outcomes.push((put.err(), gone.is_ok()));
+            }
+            outcomes
+        })
     }
 
     /// Everything from here on, the order of operations included, follows from this seed.
@@ -142,6 +174,8 @@ impl World {
             durability: self.durability,
             clock: self.clock.clone(),
             entropy: self.entropy.clone(),
+            memory: self.memory,
+            discards: true,
         };
         BlobEngine::open(disk.device(), settings).await
     }
@@ -659,6 +693,10 @@ impl Client {
                     match done {
                         Ok(()) => {
                             any_is_done = true;
+                            if first_waits {
+                                // It may have come first, and in relaxed mode outlive the other.
+                                self.ack(key, Some(first));
+                            }
                             self.ack(key, Some(any));
                         }
                         Err(EngineError::Full) => {}

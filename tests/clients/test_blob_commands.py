@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 
 import pytest
@@ -230,3 +231,52 @@ def test_grow_uses_a_larger_file(blob, filled, start, payload):
     assert s3.get_object(Bucket="lobos", Key="k")["Body"].read() == data
     server.stop()
     assert blob("check", "--data", image)[0] == 0
+
+
+@pytest.fixture
+def device(tmp_path):
+    """A loop device of 32 MiB, and `enlarge(size)` for it."""
+    if os.geteuid() != 0 or shutil.which("losetup") is None:
+        pytest.skip("needs root and losetup for a block device")
+    backing = tmp_path / "backing"
+    backing.write_bytes(bytes(32 << 20))
+    # The block size of most drives, larger than that of the loop driver's default.
+    made = subprocess.run(["losetup", "--find", "--show", "--sector-size", "4096", backing],
+                          capture_output=True, text=True)
+    if made.returncode != 0:
+        pytest.skip("needs loop devices: " + made.stderr.strip())
+    path = made.stdout.strip()
+
+    def enlarge(size):
+        os.truncate(backing, size)
+        subprocess.run(["losetup", "--set-capacity", path], check=True)
+
+    yield path, enlarge
+    subprocess.run(["losetup", "--detach", path], check=True)
+
+
+def test_every_command_works_on_a_block_device(blob, device, start, payload, tmp_path):
+    path, enlarge = device
+    assert blob("format", f"{path}:16MiB")[0] == 1, "a device has the size it has"
+    assert blob("format", path)[0] == 0
+    assert blob("format", path)[0] == 1, "it holds a store now"
+    data = payload(1_000_000)
+    config = tmp_path / "lobos.cfg"
+    config.write_text(f'[blob]\npath = "{path}"\ndiscard = true\n')
+    server = start("serve", "--config", config, *LISTEN)
+    assert f"blob: {path}" in server.printed()
+    s3 = server.client()
+    for _ in range(60):
+        s3.put_object(Bucket="lobos", Key="k", Body=data)
+    assert blob("info", path)[0] == 1, "the server has it open"
+    server.stop()
+    info = json.loads(blob("info", "--json", path)[1])
+    assert (info["size_bytes"], info["objects"]) == (32 << 20, 1)
+    assert blob("check", "--data", path)[0] == 0
+    assert blob("export", path, "out")[0] == 0
+    assert (tmp_path / "out" / "lobos" / "k").read_bytes() == data
+    assert blob("grow", path)[0] == 1, "it is not larger yet"
+    enlarge(64 << 20)
+    assert blob("grow", path)[0] == 0
+    assert json.loads(blob("info", "--json", path)[1])["size_bytes"] == 64 << 20
+    assert blob("check", "--data", path)[0] == 0

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use lobos::clock::{Clock, Entropy};
-use lobos::engine::blob::{BlobEngine, BlobSettings};
+use lobos::engine::blob::{BlobEngine, BlobMemory, BlobSettings};
 use lobos::engine::fs::{FsEngine, FsSettings, Symlinks};
 use lobos::engine::{
     Bucket, BucketConfig, BucketName, ByteStream, Commit, CompletePlan, Deleted, Durability, ETag,
@@ -223,6 +223,11 @@ async fn open_blob(device: Device) -> Engine {
         durability: Durability::Strict,
         clock: Clock::system(),
         entropy: Entropy::system(),
+        memory: BlobMemory {
+            cache_bytes: 1 << 20,
+            ..BlobMemory::ANY
+        },
+        discards: true,
     };
     let engine = BlobEngine::open(device, settings).await;
     Engine::Blob(engine.expect("the device opens"))

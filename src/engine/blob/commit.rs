@@ -493,12 +493,11 @@ impl Core {
             (JOURNAL_FIRST + sealed.place) * BLOCK,
             &sealed.bytes,
         );
-        let pages = async {
-            for page in &gathering.pages {
-                transfer::write(&self.device, page.block * BLOCK, &page.bytes).await?;
-            }
-            Ok(())
-        };
+        let pages = gathering
+            .pages
+            .iter()
+            .map(|page| transfer::write(&self.device, page.block * BLOCK, &page.bytes));
+        let pages = futures_util::future::try_join_all(pages);
         let (journal, pages) = tokio::join!(journal, pages);
         if !is_planted("flush_before_data") {
             gathering.batch.wait_settled().await;
@@ -553,6 +552,7 @@ impl Core {
             }
             Durability::Relaxed => self.arm_flush(),
         }
+        self.start_discards();
         let mut sequencer = self.lock_sequencer();
         sequencer.unpublished = sealed.next;
         sequencer.said_durable = sealed.durable;

@@ -32,6 +32,7 @@ pub(super) struct Core {
     pub(super) clock: Clock,
     pub(super) entropy: Entropy,
     pub(super) durability: Durability,
+    pub(super) index_bytes_max: u64,
     pub(super) buckets: RwLock<Buckets>,
     pub(super) sequencer: Mutex<Sequencer>,
     /// The superblock that both copies hold.
@@ -42,6 +43,7 @@ pub(super) struct Core {
     pub(super) next_number: AtomicU64,
     pub(super) checkpoint_runs: AtomicBool,
     pub(super) flush_is_armed: AtomicBool,
+    pub(super) discard_runs: AtomicBool,
     /// The installed checkpoint's segments.
     pub(super) segments: Mutex<Vec<Extent>>,
     /// Something was released: journal blocks or space.
@@ -230,6 +232,7 @@ impl Core {
             clock: parts.clock,
             entropy: parts.entropy,
             durability: parts.durability,
+            index_bytes_max: parts.index_bytes_max,
             buckets: RwLock::new(parts.buckets),
             durable: AtomicU64::new(superblock.flushed),
             sequencer: Mutex::new(parts.sequencer),
@@ -237,6 +240,7 @@ impl Core {
             next_number: AtomicU64::new(parts.next_number),
             checkpoint_runs: AtomicBool::new(false),
             flush_is_armed: AtomicBool::new(false),
+            discard_runs: AtomicBool::new(false),
             segments: Mutex::new(parts.segments),
             room: Notify::new(),
             tasks: Tasks {
@@ -340,6 +344,27 @@ impl Core {
         checkpoint + (size / 64).min((64 << 20) / BLOCK)
     }
 
+    /// Refuses what adds an item if the index has no memory for it. Those that are under way when
+    /// the budget ends still come in.
+    pub(super) fn check_index_room(
+        &self,
+        bucket: &BucketState,
+        table: Table,
+        key: &[u8],
+    ) -> Result<(), EngineError> {
+        if self.index_bytes() < self.index_bytes_max {
+            return Ok(());
+        }
+        let keeps_versions = bucket.config.load().versioning.is_some();
+        let is_there = bucket.tree(table).is_some_and(|tree| tree.has(key));
+        match is_there && !keeps_versions {
+            true => Ok(()),
+            false => Err(EngineError::IndexFull {
+                budget_bytes: self.index_bytes_max,
+            }),
+        }
+    }
+
     /// Takes blocks for data.
     pub(super) fn allocate(&self, count: u64) -> Result<Allocation, EngineError> {
         let reserve = self.reserve_blocks();
@@ -353,6 +378,7 @@ pub(super) struct Parts {
     pub(super) clock: Clock,
     pub(super) entropy: Entropy,
     pub(super) durability: Durability,
+    pub(super) index_bytes_max: u64,
     pub(super) buckets: Buckets,
     pub(super) sequencer: Sequencer,
     pub(super) next_number: u64,

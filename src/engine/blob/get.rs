@@ -12,6 +12,7 @@ use bytes::Bytes;
 use super::codec::crc32c;
 use super::core::{BucketState, Core};
 use super::entry::{Crcs, Piece, Place, Stored};
+use super::hot::{STEP_BYTES, is_kept};
 use super::layout::{BLOCK, BLOCK_BYTES, CHUNK_BYTES};
 use super::record::{ItemKey, Table};
 use super::recover::read_table;
@@ -27,14 +28,16 @@ pub struct BlobReader {
     pub(super) stored: Arc<Stored>,
     pub(super) item: ItemKey,
     pub(super) bucket: Arc<BucketState>,
-    _pins: Pins,
+    pub(super) pins: Pins,
 }
 
-/// Allocations that stay while this lives.
+/// What keeps an entry's bytes readable while this lives: pinned allocations, or the bytes.
 #[derive(Debug)]
 pub(super) struct Pins {
     core: Arc<Core>,
     names: Vec<u64>,
+    /// All bytes of the object; nothing is pinned then.
+    pub(super) whole: Option<Bytes>,
 }
 
 impl Drop for Pins {
@@ -46,11 +49,20 @@ impl Drop for Pins {
 }
 
 impl Core {
-    /// The published value of an item with all that it holds pinned.
+    /// The published value of an item, and its bytes or all that it holds pinned.
     pub(super) fn pinned(
         self: &Arc<Self>,
         bucket: &BucketState,
         item: &ItemKey,
+    ) -> Result<Option<(Stored, Pins)>, EngineError> {
+        self.find(bucket, item, true)
+    }
+
+    fn find(
+        self: &Arc<Self>,
+        bucket: &BucketState,
+        item: &ItemKey,
+        takes_bytes: bool,
     ) -> Result<Option<(Stored, Pins)>, EngineError> {
         let Some(tree) = bucket.tree(item.table) else {
             return Ok(None);
@@ -58,22 +70,28 @@ impl Core {
         // Pinned under the leaf's lock: the record that replaces the entry comes later (I3).
         let found = tree.get(&item.key, |value| {
             let stored = Stored::decode(value)?;
+            if takes_bytes
+                && stored.overflow.is_none()
+                && let Some(whole) = self.space.hot.whole(&stored.pieces)
+            {
+                return Some((stored, Vec::new(), Some(whole)));
+            }
             let allocations = stored.allocations();
             let names = allocations
                 .iter()
                 .filter_map(|allocation| allocation.first());
             let names: Vec<u64> = names.map(|first| first.first).collect();
             names.iter().for_each(|name| self.space.pin(*name));
-            Some((stored, names))
+            Some((stored, names, None))
         });
         match found {
             None => Ok(None),
             Some(None) => Err(EngineError::Corrupt {
                 what: "an entry of the index cannot be decoded",
             }),
-            Some(Some((stored, names))) => {
+            Some(Some((stored, names, whole))) => {
                 let core = Arc::clone(self);
-                Ok(Some((stored, Pins { core, names })))
+                Ok(Some((stored, Pins { core, names, whole })))
             }
         }
     }
@@ -95,7 +113,7 @@ impl Core {
             stored: Arc::new(stored),
             item,
             bucket: Arc::clone(bucket),
-            _pins: pins,
+            pins,
             core: Arc::clone(self),
         })
     }
@@ -104,6 +122,20 @@ impl Core {
 impl BlobReader {
     pub fn entry(&self) -> &Arc<Entry> {
         &self.entry
+    }
+
+    /// Pins its allocations if it has the bytes instead. False: the entry is another one by now.
+    pub(super) fn pin(&mut self) -> bool {
+        if self.pins.whole.is_none() {
+            return true;
+        }
+        match self.core.find(&self.bucket, &self.item, false) {
+            Ok(Some((stored, pins))) if stored == *self.stored => {
+                self.pins = pins;
+                true
+            }
+            _ => false,
+        }
     }
 
     /// See [`crate::engine::Reader::read`].
@@ -118,8 +150,16 @@ impl BlobReader {
             }
             before += piece.size_bytes;
         }
+        let mut ahead = VecDeque::new();
+        if let Some(whole) = &self.pins.whole
+            && let Some((_, start, stop)) = wanted.pop_front()
+        {
+            let place = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);
+            let bytes = whole.slice(place(start)..place(stop));
+            ahead.push_back(Reading::Done(Ok(bytes)));
+        }
         BlobByteStream {
-            ahead: VecDeque::new(),
+            ahead,
             wanted,
             table: None,
             step_bytes: STEP_BYTES,
@@ -233,7 +273,7 @@ impl BlobByteStream {
             self.ahead.push_back(Reading::Table(at, Box::pin(future)));
             return false;
         }
-        let boundary = start - start % CHUNK_BYTES + self.step_bytes;
+        let boundary = start - start % self.step_bytes + self.step_bytes;
         let stop = end.min(boundary);
         if stop < end {
             self.wanted.push_front((at, stop, end));
@@ -261,12 +301,20 @@ async fn read_piece(
     match &piece.place {
         Place::Nothing => Ok(Bytes::new()),
         Place::Page { block, offset, crc } => {
-            let page = transfer::read(&core.device, block * BLOCK, BLOCK_BYTES)
-                .await
-                .map_err(|source| fault("reading a page", source))?;
+            let kept = core.space.hot.get(*block, 0);
+            let page = match &kept {
+                Some(page) => page.clone(),
+                None => transfer::read(&core.device, block * BLOCK, BLOCK_BYTES)
+                    .await
+                    .map_err(|source| fault("reading a page", source))?,
+            };
+            // A page is kept when one member of it was whole; the others are verified by themselves.
             let member = page.slice(*offset..offset + place(piece.size_bytes));
             if crc32c(&member) != *crc {
                 return Err(DAMAGED);
+            }
+            if kept.is_none() {
+                core.space.hot.keep(*block, 0, &page);
             }
             Ok(member.slice(place(start)..place(stop)))
         }
@@ -275,6 +323,12 @@ async fn read_piece(
                 Crcs::Inline(crcs) => crcs,
                 Crcs::Table(_) => table.ok_or(DAMAGED)?,
             };
+            let name = extents.first().filter(|_| is_kept(piece.size_bytes));
+            let (name, step) = (name.map(|first| first.first), start / STEP_BYTES);
+            if let Some(kept) = name.and_then(|name| core.space.hot.get(name, step)) {
+                let before = step * STEP_BYTES;
+                return Ok(kept.slice(place(start - before)..place(stop - before)));
+            }
             let from = start - start % CHUNK_BYTES;
             let to = stop.next_multiple_of(CHUNK_BYTES).min(piece.size_bytes);
             let bytes = transfer::read_extents(&core.device, extents, from, place(to - from))
@@ -285,6 +339,11 @@ async fn read_piece(
                 if crcs.get(first + at) != Some(&crc32c(chunk)) {
                     return Err(DAMAGED);
                 }
+            }
+            let is_whole =
+                from == step * STEP_BYTES && to == piece.size_bytes.min(from + STEP_BYTES);
+            if let Some(name) = name.filter(|_| is_whole) {
+                core.space.hot.keep(name, step, &bytes);
             }
             Ok(bytes.slice(place(start - from)..place(stop - from)))
         }
@@ -302,6 +361,4 @@ impl fmt::Debug for BlobByteStream {
 const DAMAGED: EngineError = EngineError::Corrupt {
     what: "an object's bytes do not match their checksum",
 };
-/// Bytes of one read.
-const STEP_BYTES: u64 = 4 * CHUNK_BYTES;
 const AHEAD_MAX: usize = 3;

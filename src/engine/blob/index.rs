@@ -54,6 +54,10 @@ impl Tree {
         }
     }
 
+    pub(super) fn has(&self, key: &[u8]) -> bool {
+        self.get(key, |_| ()).is_some()
+    }
+
     /// A copy of the value.
     pub(super) fn value(&self, key: &[u8]) -> Option<Box<[u8]>> {
         self.get(key, |value| Box::<[u8]>::from(value))

@@ -32,8 +32,11 @@ pub struct BlobInfo {
     pub objects: u64,
     pub uploads: u64,
     pub parts: u64,
-    /// Keys and entries in memory.
+    /// Keys and entries in memory, and what they may take (absent: no bound).
     pub index_bytes: u64,
+    pub index_limit_bytes: Option<u64>,
+    /// What is kept in memory of the bytes of objects.
+    pub cache_bytes: u64,
     pub journal: JournalInfo,
     pub checkpoint: CheckpointInfo,
     /// Flushes since it was opened, and the seconds they took together.
@@ -102,6 +105,8 @@ impl Core {
             uploads: buckets.iter().map(|bucket| bucket.uploads.len()).sum(),
             parts: buckets.iter().map(|bucket| bucket.parts.len()).sum(),
             index_bytes: self.index_bytes(),
+            index_limit_bytes: Some(self.index_bytes_max).filter(|most| *most < u64::MAX),
+            cache_bytes: self.space.hot.used_bytes(),
             journal: JournalInfo {
                 size_bytes: superblock.journal_blocks * BLOCK,
                 used_bytes: used * BLOCK,

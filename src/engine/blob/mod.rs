@@ -4,7 +4,7 @@
 //! # Reading order and what the rooms offer each other
 //! - [`layout`], [`codec`]: places and numbers. [`superblock`], [`journal`], [`record`], [`entry`]:
 //!   the format, functions of bytes.
-//! - [`space`]: which blocks are free, shared, read. [`index`], [`leaf`]: ordered items.
+//! - [`space`]: which blocks are free, shared, read. [`hot`]: bytes in memory. [`index`], [`leaf`]: ordered items.
 //! - [`core`]: what all share. [`transfer`]: checked bytes to and from extents.
 //! - [`commit`]: `core.commit(class, writes, |turn| ..)` is the only way that anything changes.
 //! - [`checkpoint`], [`recover`]: bounded replay; from a device to an open engine.
@@ -23,6 +23,7 @@ mod core;
 mod describe;
 mod entry;
 mod get;
+mod hot;
 mod index;
 mod info;
 mod journal;
@@ -46,4 +47,4 @@ pub use check::{CheckReport, Damage};
 pub use get::{BlobByteStream, BlobReader};
 pub use info::{BlobInfo, CheckpointInfo, JournalInfo};
 pub use put::BlobWriter;
-pub use recover::{BlobOpenError, BlobSettings};
+pub use recover::{BlobMemory, BlobOpenError, BlobSettings};

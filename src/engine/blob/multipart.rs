@@ -34,6 +34,7 @@ impl BlobBucket {
         plan: UploadPlan,
     ) -> Result<UploadId, EngineError> {
         let core = &self.core;
+        core.check_index_room(&self.state, Table::Uploads, key.as_str().as_bytes())?;
         let number = core.next_number.fetch_add(1, Ordering::AcqRel);
         let mut name: UploadName = [0; 24];
         for (target, byte) in name.iter_mut().zip(number.to_be_bytes()) {
@@ -75,9 +76,12 @@ impl BlobBucket {
     ) -> Result<BlobWriter, EngineError> {
         let (upload, stored) = self.find_upload(key, id)?;
         let name = stored.upload.ok_or(EngineError::NoSuchUpload)?;
+        let item = self.part_item(&name, number);
+        self.core
+            .check_index_room(&self.state, Table::Parts, &item.key)?;
         Ok(BlobWriter {
             bucket: Arc::clone(&self.state),
-            item: self.part_item(&name, number),
+            item,
             spool: Spool::begin(&self.core, size_bytes).await?,
             shared: None,
             part: Some(PartTarget { upload, number }),

@@ -15,7 +15,7 @@ use super::core::{BucketState, Core};
 use super::describe::{Described, describe, plain_entry};
 use super::entry::{Allocation, Crcs, INLINE_CRCS_MAX, Piece, Place, Stored};
 use super::get::BlobReader;
-use super::layout::{CHUNK_BYTES, Extent, blocks_of, count_of, join, spans};
+use super::layout::{BLOCK, CHUNK_BYTES, Extent, blocks_of, count_of, join, spans};
 use super::multipart::PartTarget;
 use super::record::{Change, ItemKey, Table};
 use super::transfer;
@@ -51,13 +51,14 @@ impl BlobWriter {
     /// appended, is shared; everything else is copied.
     pub async fn append_from(
         &mut self,
-        source: BlobReader,
+        mut source: BlobReader,
         range: Range,
     ) -> Result<(), EngineError> {
         self.unshare().await?;
         let is_whole = range.start_bytes == 0 && range.size_bytes == source.entry().size_bytes;
         let is_same = Arc::ptr_eq(&source.core, &self.spool.core);
-        if is_whole && is_same && self.spool.is_empty() {
+        // Replaced meanwhile, it is copied from the bytes that it has.
+        if is_whole && is_same && self.spool.is_empty() && source.pin() {
             self.shared = Some(source);
             return Ok(());
         }
@@ -244,9 +245,18 @@ impl Spool {
     async fn append(&mut self, mut bytes: &[u8]) -> Result<(), EngineError> {
         while !bytes.is_empty() {
             let pool = self.core.device.buffers();
-            let buffer = self
-                .buffer
-                .get_or_insert_with(|| pool.take_empty(self.step_bytes));
+            let left = self
+                .known_bytes
+                .map_or(u64::MAX, |size| size.saturating_sub(self.size_bytes));
+            let room =
+                usize::try_from(left).map_or(self.step_bytes, |left| left.min(self.step_bytes));
+            let buffer = self.buffer.get_or_insert_with(|| pool.take_empty(room));
+            if buffer.len() == buffer.capacity() {
+                // More comes than was announced.
+                let mut larger = pool.take_empty(self.step_bytes);
+                larger.append(buffer);
+                *buffer = larger;
+            }
             let count = buffer.append(bytes);
             self.size_bytes += count as u64;
             bytes = bytes.split_at(count).1;
@@ -479,7 +489,37 @@ impl Core {
             turn.is_forced = true;
             Ok(())
         })
-        .await
+        .await?;
+        self.discard_freed().await;
+        Ok(())
+    }
+
+    /// Tells the device of what has been freed, if it wants to know; a task of its own.
+    pub(super) fn start_discards(self: &Arc<Self>) {
+        if self.space.has_discards() && !self.discard_runs.swap(true, Ordering::AcqRel) {
+            let core = Arc::clone(self);
+            self.tasks.spawn_at_home(async move {
+                core.discard_freed().await;
+                core.discard_runs.store(false, Ordering::Release);
+            });
+        }
+    }
+
+    /// Upholds I3: an extent is free only after its discard has completed.
+    async fn discard_freed(&self) {
+        loop {
+            let extents = self.space.take_discards();
+            if extents.is_empty() {
+                return;
+            }
+            for extent in &extents {
+                let range = (extent.first * BLOCK, extent.count * BLOCK);
+                if let Err(error) = self.device.discard(range.0, range.1).await {
+                    tracing::warn!(%error, "the device was not told of freed space");
+                }
+            }
+            self.space.discarded(&extents);
+        }
     }
 
     pub(super) async fn begin(
@@ -489,6 +529,7 @@ impl Core {
         size_bytes: Option<u64>,
     ) -> Result<BlobWriter, EngineError> {
         bucket.check()?;
+        self.check_index_room(bucket, Table::Objects, key)?;
         Ok(BlobWriter {
             bucket: Arc::clone(bucket),
             item: ItemKey {

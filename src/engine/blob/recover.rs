@@ -51,6 +51,26 @@ pub struct BlobSettings {
     pub durability: Durability,
     pub clock: Clock,
     pub entropy: Entropy,
+    pub memory: BlobMemory,
+    /// The device is told what is free.
+    pub discards: bool,
+}
+
+/// Memory that a store may take beside its buffers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BlobMemory {
+    /// Of what is read often; 0: nothing is kept.
+    pub cache_bytes: u64,
+    /// Of keys and entries: what would need more is refused, deletes go on.
+    pub index_bytes_max: u64,
+}
+
+impl BlobMemory {
+    /// No cache, and as large an index as it comes.
+    pub const ANY: Self = Self {
+        cache_bytes: 0,
+        index_bytes_max: u64::MAX,
+    };
 }
 
 /// Makes an empty store of the whole device.
@@ -162,7 +182,10 @@ pub(super) fn assemble(
         replayed.end.place,
     );
     let parts = Parts {
-        space: replayed.space,
+        space: replayed
+            .space
+            .serving(settings.memory.cache_bytes, settings.discards),
+        index_bytes_max: settings.memory.index_bytes_max,
         clock: settings.clock,
         entropy: settings.entropy,
         durability: settings.durability,
@@ -439,12 +462,13 @@ async fn read_chain(device: &Device, superblock: &Superblock) -> Result<Chain, B
         start: superblock.start,
         blocks: Vec::new(),
     };
+    let mut window = Window::default();
     loop {
         let end = chain.end();
         let mut found = None;
         for place in [end.place, 0] {
             if found.is_none() {
-                found = read_block(device, superblock, place).await;
+                found = read_block(&mut window, device, superblock, place).await;
                 found = found.filter(|block| belongs(superblock, &end, block));
             }
         }
@@ -468,8 +492,46 @@ fn belongs(superblock: &Superblock, end: &Start, block: &ChainBlock) -> bool {
     head.sequence == end.sequence && head.previous == end.hash && epoch_fits
 }
 
+/// Blocks of the ring, read many at a time.
+#[derive(Default)]
+pub(super) struct Window {
+    first: u64,
+    bytes: bytes::Bytes,
+}
+
+impl Window {
+    /// `count` blocks from `place` on, which are all in the ring.
+    async fn blocks(
+        &mut self,
+        device: &Device,
+        superblock: &Superblock,
+        place: u64,
+        count: u64,
+    ) -> Option<bytes::Bytes> {
+        let bytes = usize::try_from(count * BLOCK).ok()?;
+        let skipped = place.checked_sub(self.first).map(|blocks| blocks * BLOCK);
+        let start = skipped.and_then(|skipped| usize::try_from(skipped).ok());
+        if let Some(start) = start
+            && start + bytes <= self.bytes.len()
+        {
+            return Some(self.bytes.slice(start..start + bytes));
+        }
+        let most = (SCAN_BYTES as u64 / BLOCK).min(superblock.journal_blocks - place);
+        let offset_bytes = (JOURNAL_FIRST + place) * BLOCK;
+        let ahead = usize::try_from(most.max(count) * BLOCK).ok()?;
+        let read = match transfer::read(device, offset_bytes, ahead).await {
+            Ok(read) => read,
+            // One of the blocks behind may be what cannot be read.
+            Err(_) => transfer::read(device, offset_bytes, bytes).await.ok()?,
+        };
+        (self.first, self.bytes) = (place, read);
+        Some(self.bytes.slice(..bytes))
+    }
+}
+
 /// A whole journal block of this device at a place of the ring.
 pub(super) async fn read_block(
+    window: &mut Window,
     device: &Device,
     superblock: &Superblock,
     place: u64,
@@ -477,16 +539,14 @@ pub(super) async fn read_block(
     if place >= superblock.journal_blocks {
         return None;
     }
-    let offset_bytes = (JOURNAL_FIRST + place) * BLOCK;
-    let first = transfer::read(device, offset_bytes, BLOCK_BYTES)
-        .await
-        .ok()?;
+    let first = window.blocks(device, superblock, place, 1).await?;
     let head = Head::peek(&first)?;
     if head.uuid != superblock.uuid || place + head.blocks() > superblock.journal_blocks {
         return None;
     }
-    let bytes = usize::try_from(head.blocks() * BLOCK).ok()?;
-    let bytes = transfer::read(device, offset_bytes, bytes).await.ok()?;
+    let bytes = window
+        .blocks(device, superblock, place, head.blocks())
+        .await?;
     let (head, body) = journal::open(&bytes)?;
     let end = place + head.blocks();
     Some(ChainBlock {
@@ -614,7 +674,10 @@ async fn refuse_damage(
                     && head.sequence > end.sequence
                     && head.durable >= end.sequence
             });
-            if is_later && let Some(later) = read_block(device, superblock, place).await {
+            let mut window = Window::default();
+            if is_later
+                && let Some(later) = read_block(&mut window, device, superblock, place).await
+            {
                 let what = format!(
                     "journal block {} was acknowledged and is damaged, as block {} says",
                     end.sequence, later.head.sequence
@@ -638,7 +701,7 @@ fn claim_all(space: &Space, buckets: &Buckets, segments: &[Extent]) -> Result<()
     }
     for bucket in buckets.all() {
         for tree in [&bucket.objects, &bucket.uploads, &bucket.parts] {
-            for (_, value) in all_items(tree) {
+            for (_, value) in item_batches(tree).flatten() {
                 let stored = Stored::decode(&value)
                     .ok_or_else(|| damaged("an entry of the index makes no sense", 0))?;
                 for allocation in stored.allocations() {

@@ -17,7 +17,7 @@ use super::journal::Head;
 use super::layout::{BLOCK, BLOCK_BYTES, JOURNAL_FIRST, SUPERBLOCKS, journal_blocks};
 use super::record::{Change, ItemKey, Record, Table};
 use super::recover::{
-    BlobOpenError, BlobSettings, ChainBlock, Replayed, assemble, read_block, take_item,
+    BlobOpenError, BlobSettings, ChainBlock, Replayed, Window, assemble, read_block, take_item,
 };
 use super::space::Space;
 use super::superblock::{Found, Start, Superblock};
@@ -294,8 +294,9 @@ async fn replay_journal(
     losses: &mut Vec<String>,
 ) {
     let mut blocks: BTreeMap<u64, ChainBlock> = BTreeMap::new();
+    let mut window = Window::default();
     for place in 0..superblock.journal_blocks {
-        let Some(block) = read_block(device, superblock, place).await else {
+        let Some(block) = read_block(&mut window, device, superblock, place).await else {
             continue;
         };
         let sequence = block.head.sequence;

@@ -6,12 +6,15 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::entry::Allocation;
+use super::hot::Hot;
 use super::layout::{BLOCK, Extent, JOURNAL_FIRST, SUPERBLOCKS, count_of, join};
 
 /// The space of one device.
 #[derive(Debug)]
 pub(super) struct Space {
     state: Mutex<State>,
+    /// What is kept in memory of allocations that are not free.
+    pub(super) hot: Hot,
 }
 
 #[derive(Debug)]
@@ -25,6 +28,10 @@ struct State {
     /// Blocks freed by records that no durable block proves yet (I3), in order of sequence.
     held: VecDeque<(u64, Allocation)>,
     held_blocks: u64,
+    /// The device is told of extents before they become free.
+    discards: bool,
+    /// Those that it has not been told of; in `held_blocks`.
+    undiscarded: Vec<Extent>,
     /// By the first block of an allocation; only where there is something to say.
     uses: HashMap<u64, Use>,
 }
@@ -78,6 +85,8 @@ impl Space {
             cursor: JOURNAL_FIRST + journal_blocks,
             held: VecDeque::new(),
             held_blocks: 0,
+            discards: false,
+            undiscarded: Vec::new(),
             uses: HashMap::new(),
         };
         for block in SUPERBLOCKS {
@@ -86,6 +95,17 @@ impl Space {
         state.set(JOURNAL_FIRST, journal_blocks);
         Self {
             state: Mutex::new(state),
+            hot: Hot::new(0),
+        }
+    }
+
+    /// Of an open store: keeps up to `hot_bytes_max` of what is read in memory; `discards`: what
+    /// becomes free waits for [`Space::take_discards`].
+    pub(super) fn serving(self, hot_bytes_max: u64, discards: bool) -> Self {
+        self.lock().discards = discards;
+        Self {
+            hot: Hot::new(hot_bytes_max),
+            ..self
         }
     }
 
@@ -217,7 +237,7 @@ impl Space {
             }
             if let Some((_, allocation)) = state.held.pop_front() {
                 state.held_blocks -= count_of(&allocation);
-                state.free_or_doom(allocation);
+                state.free_or_doom(allocation, &self.hot);
             }
         }
     }
@@ -237,9 +257,26 @@ impl Space {
         if known.readers == 0
             && let Some(allocation) = known.doomed.take()
         {
-            state.free(&allocation);
+            state.free(&allocation, &self.hot);
         }
         state.forget_plain(name);
+    }
+
+    /// Extents that become free with [`Space::discarded`], once the device has been told of them.
+    pub(super) fn take_discards(&self) -> Vec<Extent> {
+        std::mem::take(&mut self.lock().undiscarded)
+    }
+
+    pub(super) fn has_discards(&self) -> bool {
+        !self.lock().undiscarded.is_empty()
+    }
+
+    pub(super) fn discarded(&self, extents: &[Extent]) {
+        let mut state = self.lock();
+        for extent in extents {
+            state.held_blocks -= extent.count;
+            state.clear(extent.first, extent.count);
+        }
     }
 
     /// How the free blocks lie. Looks at some at a time, so that nobody waits long for the lock.
@@ -275,17 +312,23 @@ impl Space {
 }
 
 impl State {
-    fn free_or_doom(&mut self, allocation: Allocation) {
+    fn free_or_doom(&mut self, allocation: Allocation, hot: &Hot) {
         let name = allocation.first().map_or(0, |first| first.first);
         match self.uses.get_mut(&name).filter(|known| known.readers > 0) {
             Some(known) => known.doomed = Some(allocation),
-            None => self.free(&allocation),
+            None => self.free(&allocation, hot),
         }
     }
 
-    fn free(&mut self, allocation: &Allocation) {
+    fn free(&mut self, allocation: &Allocation, hot: &Hot) {
+        hot.forget(allocation);
         for extent in allocation {
-            self.clear(extent.first, extent.count);
+            if self.discards && extent.count >= DISCARD_BLOCKS_MIN {
+                self.held_blocks += extent.count;
+                self.undiscarded.push(*extent);
+            } else {
+                self.clear(extent.first, extent.count);
+            }
         }
     }
 
@@ -381,6 +424,8 @@ impl State {
     }
 }
 
+/// Telling the device of smaller extents costs more than it gains.
+const DISCARD_BLOCKS_MIN: u64 = (64 << 10) / BLOCK;
 /// Blocks that are looked at under one lock.
 const RUNS_STEP_BLOCKS: u64 = 1 << 22;
 
