@@ -304,15 +304,14 @@ impl Spool {
                 [(offset_bytes, _)] => device.write(*offset_bytes, buffer).await.0,
                 spans => {
                     let mut rest: &[u8] = &buffer;
-                    let mut result = Ok(());
-                    for (offset_bytes, count) in spans {
+                    let pieces = spans.iter().map(|(offset_bytes, count)| {
                         let count = usize::try_from(*count).unwrap_or(usize::MAX);
                         let (piece, tail) = rest.split_at(count.min(rest.len()));
                         rest = tail;
-                        let written = transfer::write(&device, *offset_bytes, piece).await;
-                        result = result.and(written);
-                    }
-                    result
+                        transfer::write(&device, *offset_bytes, piece)
+                    });
+                    let written = futures_util::future::join_all(pieces).await;
+                    written.into_iter().collect()
                 }
             };
             drop(holding);

@@ -339,9 +339,12 @@ impl State {
         }
     }
 
-    /// The first run of `count` free blocks at or behind the cursor, else the longest one met.
+    /// The first run of `count` free blocks at or behind the cursor, else the longest one met. On a
+    /// large device that is nearly full there may be none that long, and nobody shall wait while
+    /// all of it is searched.
     fn find(&self, count: u64) -> Option<Extent> {
         let mut best = Extent { first: 0, count: 0 };
+        let mut runs = 0;
         let sides = [(self.cursor, self.size_blocks), (0, self.cursor)];
         for (from, to) in sides {
             let mut at = from;
@@ -356,7 +359,8 @@ impl State {
                         count: end - first,
                     };
                 }
-                if best.count >= count {
+                runs += 1;
+                if best.count >= count || runs == RUNS_SEEN_MAX {
                     return Some(best);
                 }
                 at = end + 1;
@@ -424,6 +428,8 @@ impl State {
     }
 }
 
+/// Free runs that one search looks at: some microseconds.
+const RUNS_SEEN_MAX: u32 = 256;
 /// Telling the device of smaller extents costs more than it gains.
 const DISCARD_BLOCKS_MIN: u64 = (64 << 10) / BLOCK;
 /// Blocks that are looked at under one lock.
@@ -456,6 +462,29 @@ mod tests {
                 count: 3
             }]
         );
+    }
+
+    #[test]
+    fn a_search_among_many_short_runs_ends_early_with_the_longest_of_them() {
+        let space = Space::new(1 << 20, 256);
+        let all = space.allocate(space.free_blocks(), 0).unwrap();
+        let (first, end) = (all.last().unwrap().first, all.last().unwrap().end());
+        for block in (first..end - 64).step_by(2) {
+            space.give_back(&[Extent {
+                first: block,
+                count: 1,
+            }]);
+        }
+        space.give_back(&[Extent {
+            first: end - 64,
+            count: 64,
+        }]);
+        let before = space.free_blocks();
+        // A run of 64 is there, beyond what is looked at.
+        let found = space.allocate(64, 0).unwrap();
+        assert!(found.len() > 1, "{found:?}");
+        assert_eq!(count_of(&found), 64);
+        assert_eq!(space.free_blocks(), before - 64);
     }
 
     #[test]

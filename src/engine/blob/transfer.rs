@@ -3,6 +3,7 @@
 use std::io;
 
 use bytes::Bytes;
+use futures_util::future::try_join_all;
 
 use super::codec::crc32c;
 use super::core::Core;
@@ -58,11 +59,11 @@ pub(super) async fn read_extents(
 ) -> io::Result<Bytes> {
     let whole = bytes.next_multiple_of(BLOCK_BYTES);
     let spans = spans(extents, start_bytes, whole as u64);
-    let mut parts = Vec::with_capacity(spans.len());
-    for (offset_bytes, span_bytes) in spans {
+    let parts = spans.into_iter().map(|(offset_bytes, span_bytes)| {
         let count = usize::try_from(span_bytes).unwrap_or(usize::MAX);
-        parts.push(read(device, offset_bytes, count).await?);
-    }
+        read(device, offset_bytes, count)
+    });
+    let parts: Vec<Bytes> = try_join_all(parts).await?;
     let all = match <[Bytes; 1]>::try_from(parts) {
         Ok([single]) => single,
         Err(parts) => parts.concat().into(),
