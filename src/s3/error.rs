@@ -133,8 +133,8 @@ impl From<EngineError> for S3Error {
             EngineError::IndexFull { budget_bytes } => Self::with_message(
                 Code::InsufficientStorage,
                 format!(
-                    "The index of the store has used its memory budget of {budget_bytes} bytes: new \
-                     keys are refused until others are deleted, or blob.index_memory is raised."
+                    "The index of the store has used its memory budget of {budget_bytes} bytes: \
+                     new keys are refused until others are deleted, or blob.index_memory is raised."
                 ),
             ),
             EngineError::ReadOnly { why } => Self::with_message(

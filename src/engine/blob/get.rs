@@ -308,7 +308,7 @@ async fn read_piece(
                     .await
                     .map_err(|source| fault("reading a page", source))?,
             };
-            // A page is kept when one member of it was whole; the others are verified by themselves.
+            // A page is kept when one member was whole; the others are verified by themselves.
             let member = page.slice(*offset..offset + place(piece.size_bytes));
             if crc32c(&member) != *crc {
                 return Err(DAMAGED);

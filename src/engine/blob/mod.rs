@@ -4,7 +4,8 @@
 //! # Reading order and what the rooms offer each other
 //! - [`layout`], [`codec`]: places and numbers. [`superblock`], [`journal`], [`record`], [`entry`]:
 //!   the format, functions of bytes.
-//! - [`space`]: which blocks are free, shared, read. [`hot`]: bytes in memory. [`index`], [`leaf`]: ordered items.
+//! - [`space`]: which blocks are free, shared, read. [`hot`]: bytes in memory. [`index`], [`leaf`]:
+//!   ordered items.
 //! - [`core`]: what all share. [`transfer`]: checked bytes to and from extents.
 //! - [`commit`]: `core.commit(class, writes, |turn| ..)` is the only way that anything changes.
 //! - [`checkpoint`], [`recover`]: bounded replay; from a device to an open engine.
