@@ -9,7 +9,7 @@ use super::{StoreError, refused};
 use crate::clock::{Clock, Entropy};
 use crate::config::{Spdk, SpdkBdev};
 use crate::engine::Durability;
-use crate::engine::blob::{BlobEngine, BlobSettings};
+use crate::engine::blob::{BlobEngine, BlobMemory, BlobSettings};
 use crate::io::device::{Device, create_file};
 use crate::io::spdk::Spdk as SpdkDevice;
 use crate::io::spdk::{
@@ -63,6 +63,8 @@ pub async fn open(settings: &Spdk, clock: Clock, entropy: Entropy) -> Result<Ope
         durability: settings.durability,
         clock,
         entropy,
+        memory: BlobMemory::default(),
+        discards: false,
     };
     let began = std::time::Instant::now();
     let path = PathBuf::from(format!("spdk:{name}"));

@@ -46,12 +46,8 @@ impl Hot {
         let Some(steps) = &self.steps else {
             return;
         };
-        // A transfer's buffer is as large as the next power of two.
-        let bytes = match bytes.len().is_power_of_two() {
-            true => bytes.clone(),
-            false => Bytes::copy_from_slice(bytes),
-        };
-        steps.insert((name, step), bytes);
+        // A copy: a transfer's buffer is larger, and its memory may be scarce.
+        steps.insert((name, step), Bytes::copy_from_slice(bytes));
     }
 
     /// The blocks of an allocation are about to be free.

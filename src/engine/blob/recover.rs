@@ -65,6 +65,16 @@ pub struct BlobMemory {
     pub index_bytes_max: u64,
 }
 
+impl Default for BlobMemory {
+    /// What is not configured.
+    fn default() -> Self {
+        Self {
+            cache_bytes: 256 << 20,
+            index_bytes_max: 4 << 30,
+        }
+    }
+}
+
 impl BlobMemory {
     /// No cache, and as large an index as it comes.
     pub const ANY: Self = Self {
