@@ -87,6 +87,13 @@ impl From<Code> for S3Error {
     }
 }
 
+const BUCKETS_ARE_FIXED: &str = "Directories that this server was started with, and the bucket \
+    `lobos` of a blob store, cannot be deleted. Other buckets can be created and deleted if it is \
+    started with --root DIR or --blob PATH:SIZE.";
+
+const FOREIGN_CONFIG: &str = "The bucket's .lobos/config was written by another installation and \
+    is left as it is. Start the server with that installation's --state-dir, or move the file away.";
+
 impl From<EngineError> for S3Error {
     /// The one place where an engine's error becomes an answer. Messages never hold paths.
     fn from(error: EngineError) -> Self {
@@ -94,22 +101,14 @@ impl From<EngineError> for S3Error {
             EngineError::NoSuchBucket => Self::new(Code::NoSuchBucket),
             EngineError::BucketExists => Self::new(Code::BucketAlreadyExists),
             EngineError::BucketNotEmpty => Self::new(Code::BucketNotEmpty),
-            EngineError::BucketsAreFixed => Self::with_message(
-                Code::AccessDenied,
-                "Directories that this server was started with, and the bucket `lobos` of a blob \
-                 store, cannot be deleted. Other buckets can be created and deleted if it is \
-                 started with --root DIR or --blob PATH:SIZE.",
-            ),
+            EngineError::BucketsAreFixed => {
+                Self::with_message(Code::AccessDenied, BUCKETS_ARE_FIXED)
+            }
             EngineError::ConfigTooLarge => Self::with_message(
                 Code::InvalidRequest,
                 "All configuration of one bucket together may not be larger than 384 KiB.",
             ),
-            EngineError::ForeignConfig => Self::with_message(
-                Code::AccessDenied,
-                "The bucket's .lobos/config was written by another installation and is left as \
-                 it is. Start the server with that installation's --state-dir, or move the file \
-                 away.",
-            ),
+            EngineError::ForeignConfig => Self::with_message(Code::AccessDenied, FOREIGN_CONFIG),
             EngineError::NoSuchKey | EngineError::DeleteMarker { .. } => Self::new(Code::NoSuchKey),
             EngineError::NoSuchVersion => Self::new(Code::NoSuchVersion),
             EngineError::NoSuchUpload => Self::new(Code::NoSuchUpload),
