@@ -47,6 +47,8 @@ pub struct Config {
     pub tls: Option<Tls>,
     pub metrics: Endpoint,
     pub control: Control,
+    /// How long the days of lifecycle rules are.
+    pub lifecycle_day: Duration,
     pub log: Log,
     /// What the operator should hear of, although it works.
     pub warnings: Vec<String>,
@@ -398,6 +400,7 @@ fn build(raw: raw::File, base: &Path, overrides: Overrides) -> Result<Config, Co
             control::METRICS_PORT,
         )?,
         control: control::build_control(raw.control, base, has_tls)?,
+        lifecycle_day: limits::build_day(&raw.lifecycle)?,
         log: build_log(raw.log, overrides.log_level, base),
         warnings: Vec::new(),
     };

@@ -27,6 +27,8 @@ pub const TAG_KEY_CHARS_MAX: usize = 128;
 pub const TAG_VALUE_CHARS_MAX: usize = 256;
 /// Fields of a form before its file, names and values together (S3).
 pub const POST_FIELDS_BYTES_MAX: usize = 20 << 10;
+/// Lifecycle rules of one bucket (S3).
+pub const LIFECYCLE_RULES_MAX: usize = 1000;
 /// CORS rules of one bucket, and the bytes of their document (S3).
 pub const CORS_RULES_MAX: usize = 100;
 pub const CORS_XML_BYTES_MAX: usize = 64 << 10;

@@ -16,6 +16,24 @@ pub struct Metrics {
     pub connections_closed: Counter,
     /// Panics that became a 500.
     pub panics: Counter,
+    pub lifecycle: Lifecycle,
+}
+
+/// What lifecycle rules did.
+#[derive(Debug, Default)]
+pub struct Lifecycle {
+    /// Current objects that expired.
+    pub expired: Counter,
+    /// Versions and markers behind others.
+    pub noncurrent: Counter,
+    /// Delete markers that hid nothing any more.
+    pub markers: Counter,
+    /// Uploads that were not completed.
+    pub uploads: Counter,
+    /// Looks at what would have been removed but for its object lock.
+    pub locked: Counter,
+    /// Keys and buckets that could not be dealt with.
+    pub failed: Counter,
 }
 
 /// A number that only grows.
@@ -53,6 +71,7 @@ impl Metrics {
             connections_accepted: Counter::default(),
             connections_closed: Counter::default(),
             panics: Counter::default(),
+            lifecycle: Lifecycle::default(),
         }
     }
 

@@ -33,6 +33,7 @@ use crate::log::LogLevel;
 use crate::metrics::Metrics;
 use crate::pace::PaceLimits;
 use crate::s3::auth::{Gate, GateSettings, Secret, User, Users};
+use crate::s3::lifecycle::Day;
 use crate::s3::{Local, S3, S3Settings};
 use crate::shard::{Accepted, Phase, Shard, ShardSettings, Socket};
 use crate::store::{self, StoreError};
@@ -109,6 +110,7 @@ pub fn run(
         log_level: start.log_level.clone(),
         certificates: tls.clone(),
         token_file: config.control.token_file.clone(),
+        lifecycle_day: Day::of(config.lifecycle_day),
         files,
         orders: orders.clone(),
         events,

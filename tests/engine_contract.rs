@@ -272,6 +272,7 @@ on_every_engine! {
         a_locked_null_version_outlives_what_another_program_puts_there
         a_bucket_without_locks_takes_none
         of_a_lock_and_a_removal_that_race_one_wins
+        random_operations_on_locks_agree_with_a_model
     }
     multipart {
         an_upload_becomes_one_object

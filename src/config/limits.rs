@@ -43,6 +43,15 @@ pub(super) fn build_timeouts(raw: &raw::Timeouts) -> Result<Timeouts, ConfigErro
     })
 }
 
+/// Shorter days than real ones are for tests.
+pub(super) fn build_day(raw: &raw::Lifecycle) -> Result<Duration, ConfigError> {
+    let day = raw.day.map_or(86_400, |day| day.seconds);
+    if !(1..=86_400).contains(&day) {
+        return Err(invalid("`lifecycle.day` must be 1 second to 1 day"));
+    }
+    Ok(Duration::from_secs(day))
+}
+
 fn seconds(key: &str, raw: Option<units::Span>, default: u64) -> Result<Duration, ConfigError> {
     let span = raw.unwrap_or(units::Span { seconds: default });
     if !(1..=86_400).contains(&span.seconds) {

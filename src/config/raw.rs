@@ -23,6 +23,7 @@ pub(super) struct File {
     pub tls: Option<Tls>,
     pub metrics: Metrics,
     pub control: Control,
+    pub lifecycle: Lifecycle,
     pub log: Log,
 }
 
@@ -154,6 +155,12 @@ pub(super) struct Control {
     pub enabled: Option<bool>,
     pub listen: Option<Listen>,
     pub token_file: Option<PathBuf>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Lifecycle {
+    pub day: Option<Span>,
 }
 
 #[derive(Debug, Default, Deserialize)]

@@ -43,6 +43,7 @@ pub(super) fn page(s3: &S3, format: Format) -> String {
     page.sample("lobos_build_info", &[("version", VERSION)], 1);
     requests(&mut page, s3);
     traffic(&mut page, s3);
+    lifecycle(&mut page, s3);
     for engine in s3.engines() {
         match engine {
             Engine::Fs(fs) => directories(&mut page, fs),
@@ -109,6 +110,43 @@ fn requests(page: &mut Page, s3: &S3) {
         "Panics that became a 500.",
     );
     page.sample("lobos_panics_total", &[], s3.metrics().panics.get());
+}
+
+fn lifecycle(page: &mut Page, s3: &S3) {
+    let counts = &s3.metrics().lifecycle;
+    page.family(
+        "lobos_lifecycle_removed_total",
+        Kind::Counter,
+        "What lifecycle rules removed: current objects, versions behind others, delete markers, \
+         uploads.",
+    );
+    for (kind, count) in [
+        ("expired", &counts.expired),
+        ("noncurrent", &counts.noncurrent),
+        ("marker", &counts.markers),
+        ("upload", &counts.uploads),
+    ] {
+        page.sample(
+            "lobos_lifecycle_removed_total",
+            &[("kind", kind)],
+            count.get(),
+        );
+    }
+    for (name, help, count) in [
+        (
+            "lobos_lifecycle_locked_total",
+            "Looks at versions that an object lock kept from being removed.",
+            &counts.locked,
+        ),
+        (
+            "lobos_lifecycle_failures_total",
+            "Keys and buckets that lifecycle rules could not be applied to.",
+            &counts.failed,
+        ),
+    ] {
+        page.family(name, Kind::Counter, help);
+        page.sample(name, &[], count.get());
+    }
 }
 
 fn traffic(page: &mut Page, s3: &S3) {

@@ -3,7 +3,7 @@
 //!
 //! Reading order: [`Control`]; [`users_file`] and [`accounts`] (who may sign requests); `grpc` (the
 //! door, where `caller` says who may call), `service` (the methods), `users`, `buckets`, `insight`
-//! (what they do), `watch` (the live trace), `access`
+//! (what they do), `watch` (the live trace), `lifecycle` (removes what rules end), `access`
 //! and `lines` (logs in files), `status` (errors); `scrape` (the metrics endpoint),
 //! `exposition` (the text it sends).
 
@@ -14,6 +14,7 @@ pub mod caller;
 mod exposition;
 mod grpc;
 mod insight;
+mod lifecycle;
 mod lines;
 #[allow(
     missing_docs,
@@ -57,6 +58,7 @@ use crate::config;
 use crate::listen::Listener;
 use crate::log::LogLevel;
 use crate::s3::S3;
+use crate::s3::lifecycle::Day;
 use crate::tls::Certificates;
 use crate::trace::Event;
 
@@ -115,6 +117,8 @@ pub struct Wiring {
     pub log_level: LogLevel,
     pub certificates: Option<Certificates>,
     pub token_file: Option<PathBuf>,
+    /// How long the days of lifecycle rules are.
+    pub lifecycle_day: Day,
     /// Told what shall happen to the server.
     pub orders: mpsc::UnboundedSender<Signal>,
     /// The other end of the S3 service's trace.
@@ -199,7 +203,10 @@ fn start(doors: Doors, s3: Arc<S3>, wiring: Wiring, ending: &Rc<Notify>) -> (Tas
         let (s3, watchers, ending) = (Arc::clone(&s3), Arc::clone(&watchers), Rc::clone(ending));
         async move { watch::fan_out(&s3, &watchers, wiring.events, files.access, &ending).await }
     });
-    let mut tasks = vec![tokio::task::spawn_local(follow_users(accounts))];
+    let mut tasks = vec![
+        tokio::task::spawn_local(follow_users(accounts)),
+        tokio::task::spawn_local(lifecycle::work(Arc::clone(&s3), wiring.lifecycle_day)),
+    ];
     if let Some(listener) = doors.metrics {
         let work = scrape::serve(listener, Arc::clone(&s3));
         tasks.push(tokio::task::spawn_local(work));

@@ -20,6 +20,7 @@ mod etag;
 mod form;
 mod get;
 mod headers;
+pub mod lifecycle;
 mod list;
 mod multipart;
 mod object_lock;
@@ -55,6 +56,7 @@ use http::{HeaderValue, Method, Request, Response};
 use http_body::Body;
 use http_body_util::BodyExt;
 use strum::VariantNames as _;
+use tokio::sync::Notify;
 
 pub use authorize::Ownership;
 pub use cors::ForeignPage;
@@ -113,6 +115,7 @@ pub struct S3 {
     entropy: Entropy,
     etags: ETagModes,
     trace: Trace,
+    lifecycle_changes: Notify,
 }
 
 impl S3 {
@@ -145,6 +148,7 @@ impl S3 {
             etags,
             metrics: Arc::new(Metrics::new(Operation::VARIANTS)),
             trace,
+            lifecycle_changes: Notify::new(),
         }
     }
 
@@ -165,6 +169,15 @@ impl S3 {
     /// Where answered requests are told.
     pub fn trace(&self) -> &Trace {
         &self.trace
+    }
+
+    pub fn clock(&self) -> &Clock {
+        &self.clock
+    }
+
+    /// Told when a bucket was given lifecycle rules.
+    pub fn lifecycle_changes(&self) -> &Notify {
+        &self.lifecycle_changes
     }
 
     pub fn region(&self) -> &str {
@@ -391,6 +404,7 @@ async fn answer(
             access.permit(operation, Some(&object.key)).await?;
             let reads = matches!(head.method, Method::GET | Method::HEAD);
             let outcome = object_verb(call, operation, &access, &object).await;
+            let outcome = lifecycle::announce(operation, outcome, &access, &object).await;
             if reads {
                 return access.hide_missing(&object.key, outcome).await;
             }
@@ -433,6 +447,9 @@ async fn bucket_verb(
         Operation::DeleteBucketTagging => tags::delete_of_bucket(&bucket).await,
         Operation::GetObjectLockConfiguration => object_lock::get_of_bucket(&bucket).await,
         Operation::PutObjectLockConfiguration => object_lock::put_of_bucket(call, &bucket).await,
+        Operation::GetBucketLifecycleConfiguration => lifecycle::get(&bucket).await,
+        Operation::PutBucketLifecycleConfiguration => lifecycle::put(call, &bucket).await,
+        Operation::DeleteBucketLifecycle => lifecycle::delete(&bucket).await,
         Operation::GetBucketCors => cors::get(&bucket).await,
         Operation::PutBucketCors => cors::put(call, &bucket).await,
         Operation::DeleteBucketCors => cors::delete(&bucket).await,

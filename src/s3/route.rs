@@ -88,6 +88,7 @@ pub(super) enum Operation {
     PutObjectRetention,
     GetObjectLegalHold,
     PutObjectLegalHold,
+    PutBucketLifecycleConfiguration,
 }
 
 /// Finds the operation. `copies`: the request has an `x-amz-copy-source` header.
@@ -558,7 +559,7 @@ static TABLE: &[Row] = &[
     missing!("PUT" Bucket "encryption" "PutBucketEncryption"),
     missing!("PUT" Bucket "intelligent-tiering" "PutBucketIntelligentTieringConfiguration"),
     missing!("PUT" Bucket "inventory" "PutBucketInventoryConfiguration"),
-    missing!("PUT" Bucket "lifecycle" "PutBucketLifecycleConfiguration"),
+    sub!("PUT" Bucket "lifecycle" PutBucketLifecycleConfiguration),
     missing!("PUT" Bucket "logging" "PutBucketLogging"),
     missing!("PUT" Bucket "metrics" "PutBucketMetricsConfiguration"),
     missing!("PUT" Bucket "notification" "PutBucketNotificationConfiguration"),

@@ -62,6 +62,24 @@ fn parse(body: &[u8], most: usize) -> Result<Tags, S3Error> {
     checked(tags, most)
 }
 
+/// The tags that a filter names, as they stand there.
+pub(super) fn of_filter(filter: &Element) -> Result<Tags, S3Error> {
+    let mut tags = Tags::new();
+    for tag in filter.children.iter().filter(|child| child.name == "Tag") {
+        tag.only(&["Key", "Value"])?;
+        let (key, value) = (tag.one("Key")?, tag.one("Value")?);
+        if tags.iter().any(|(known, _)| **known == *key.text) {
+            return Err(S3Error::with_message(
+                Code::InvalidRequest,
+                "Duplicate Tag Keys are not allowed.",
+            ));
+        }
+        tags.push((key.text.as_str().into(), value.text.as_str().into()));
+    }
+    checked(tags.clone(), OBJECT_TAGS_MAX)?;
+    Ok(tags)
+}
+
 /// The tags ordered by key, if they keep to the limits: S3's user guide, "Categorizing your objects
 /// using tags".
 fn checked(mut tags: Tags, most: usize) -> Result<Tags, S3Error> {

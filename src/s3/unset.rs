@@ -20,7 +20,6 @@ pub(super) fn answer(operation: Operation) -> Option<Result<Reply, S3Error>> {
         Operation::GetBucketEncryption => {
             absent(Code::ServerSideEncryptionConfigurationNotFoundError)
         }
-        Operation::GetBucketLifecycleConfiguration => absent(Code::NoSuchLifecycleConfiguration),
         Operation::GetBucketReplication => absent(Code::ReplicationConfigurationNotFoundError),
         Operation::GetBucketWebsite => absent(Code::NoSuchWebsiteConfiguration),
         Operation::GetBucketAnalyticsConfiguration
@@ -40,7 +39,6 @@ pub(super) fn answer(operation: Operation) -> Option<Result<Reply, S3Error>> {
             Ok(nothing_listed("ListMetricsConfigurationsResult"))
         }
         Operation::DeleteBucketEncryption
-        | Operation::DeleteBucketLifecycle
         | Operation::DeleteBucketReplication
         | Operation::DeleteBucketWebsite => Ok(reply::empty(StatusCode::NO_CONTENT)),
         _ => return None,

@@ -2,6 +2,7 @@
 
 import datetime
 import json
+import os
 
 import pytest
 
@@ -239,3 +240,18 @@ def test_policies_can_ask_how_long(locked):
     assert refused(locked.bob.put_object_retention, **target, Retention=retention()) == DENIED
     soon += datetime.timedelta(hours=1)
     locked.bob.put_object_retention(**target, Retention=retention(until=soon))
+
+
+def test_sec_lock_fail_open_a_lock_that_cannot_be_read_lets_nothing_go(locked):
+    versions = [locked.put("k", **headers("COMPLIANCE")) for _ in range(2)]
+    old = next((locked.directory / ".lobos" / "versions").rglob("v" + versions[0]))
+    for path in (old, locked.directory / "k"):
+        try:
+            os.setxattr(path, "user.lobos", os.getxattr(path, "user.lobos")[:-1])
+        except OSError:
+            pytest.skip("the file system of the temporary directory has no attributes")
+    for version in versions:
+        answer = refused(locked.ann.delete_object, Bucket="demo", Key="k", VersionId=version,
+                         BypassGovernanceRetention=True)
+        assert answer == (500, "InternalError")
+    assert old.exists() and (locked.directory / "k").exists()

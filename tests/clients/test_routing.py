@@ -31,11 +31,15 @@ ABSENT = {
 # off, locks of a bucket that has none.
 ERRORS = {
     "GetBucketPolicy": "NoSuchBucketPolicy",
+    "GetBucketLifecycle": "NoSuchLifecycleConfiguration",
+    "GetBucketLifecycleConfiguration": "NoSuchLifecycleConfiguration",
     "GetObjectLegalHold": "InvalidRequest",
     "GetObjectLockConfiguration": "ObjectLockConfigurationNotFoundError",
     "GetObjectRetention": "InvalidRequest",
     "GetPublicAccessBlock": "NoSuchPublicAccessBlockConfiguration",
     "PutBucketAcl": "AccessControlListNotSupported",
+    "PutBucketLifecycle": "InvalidRequest",
+    "PutBucketLifecycleConfiguration": "MalformedXML",
     "PutBucketPolicy": "MalformedPolicy",
     "PutObjectLegalHold": "InvalidRequest",
     "PutObjectLockConfiguration": "InvalidBucketState",

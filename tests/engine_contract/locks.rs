@@ -392,3 +392,106 @@ pub(crate) async fn of_a_lock_and_a_removal_that_race_one_wins(f: Fixture) {
         }
     }
 }
+
+/// One version of the model; `lock`: `None` for a delete marker.
+struct Kept {
+    id: VersionId,
+    lock: Option<Lock>,
+}
+
+/// Nothing ends within the test: what stands, stands to its end.
+fn random_lock(choice: usize) -> Lock {
+    let until = in_an_hour();
+    match choice % 5 {
+        0 => held(),
+        1 => retained(RetentionMode::Governance, until),
+        2 => retained(RetentionMode::Compliance, until),
+        _ => Lock::default(),
+    }
+}
+
+pub(crate) async fn random_operations_on_locks_agree_with_a_model(f: Fixture) {
+    if f.bucket.can_keep_versions() {
+        put(&f.bucket, "a", &pattern(0, 10)).await;
+    }
+    let mut f = with_locks!(f);
+    let now = || Clock::system().now();
+    let names = ["a", "a/b", "..", "é"];
+    let mut model: Vec<(&str, Vec<Kept>)> = names.map(|name| (name, Vec::new())).into();
+    let lock = Some(Lock::default());
+    let id = VersionId::Null;
+    model[0].1.push(Kept { id, lock });
+    let mut random = 0x9e37_79b9_7f4a_7c15_u64;
+    let mut next = move |below: usize| {
+        random ^= random << 13;
+        random ^= random >> 7;
+        random ^= random << 17;
+        (random >> 20) as usize % below
+    };
+    for step in 0..400 {
+        let (name, kept) = &mut model[next(names.len())];
+        let bypass = [Bypass::Nothing, Bypass::Governance][next(2)];
+        match next(10) {
+            0..3 => {
+                let entry = put_locked(&f.bucket, name, random_lock(next(5))).await;
+                let (id, lock) = (entry.version.clone(), Some(entry.metadata.lock));
+                kept.insert(0, Kept { id, lock });
+            }
+            3 => match delete(&f.bucket, name).await {
+                Deleted::Marked(id) => kept.insert(0, Kept { id, lock: None }),
+                other => panic!("step {step}: {other:?}"),
+            },
+            4..7 if !kept.is_empty() => {
+                let at = next(kept.len());
+                let free = kept[at].lock.unwrap_or_default();
+                let expected = free.check_removal(now(), bypass).is_ok();
+                let done = remove(&f.bucket, name, &kept[at].id, bypass).await;
+                assert_eq!(done.is_ok(), expected, "step {step}: {name}: {done:?}");
+                if expected {
+                    kept.remove(at);
+                }
+            }
+            7..9 if !kept.is_empty() => {
+                let at = next(kept.len());
+                let change = match next(4) {
+                    0 => LockChange::LegalHold(true),
+                    1 => LockChange::LegalHold(false),
+                    _ => LockChange::Retention(random_lock(next(5)).retention),
+                };
+                let id = kept[at].id.clone();
+                let done = set(&f.bucket, name, Some(&id), change, bypass).await;
+                let Some(lock) = &mut kept[at].lock else {
+                    assert!(
+                        matches!(done, Err(EngineError::DeleteMarker { .. })),
+                        "{done:?}"
+                    );
+                    continue;
+                };
+                match lock.changed(change, now(), bypass) {
+                    Ok(changed) => {
+                        *lock = changed;
+                        assert_eq!(done.unwrap(), changed, "step {step}");
+                    }
+                    Err(_) => assert!(matches!(done, Err(EngineError::Locked)), "{done:?}"),
+                }
+            }
+            _ if next(20) == 0 => f = f.reopen().await,
+            _ => {
+                for Kept { id, lock } in &*kept {
+                    match (f.bucket.head_version(&key(name), id).await, lock) {
+                        (Ok(entry), Some(lock)) => assert_eq!(entry.metadata.lock, *lock),
+                        (Err(EngineError::DeleteMarker { .. }), None) => {}
+                        (other, lock) => panic!("step {step}: {name} {id} {lock:?}: {other:?}"),
+                    }
+                }
+            }
+        }
+    }
+    let count: usize = model.iter().map(|(_, kept)| kept.len()).sum();
+    let plan = VersionsPlan {
+        limit: 1000,
+        ..VersionsPlan::default()
+    };
+    let page = f.bucket.scan_versions(&plan).await.unwrap();
+    assert_eq!(page.items.len(), count);
+}
