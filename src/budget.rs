@@ -1,6 +1,7 @@
 //! The memory that all request and reply bodies in flight may take together.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -16,6 +17,8 @@ pub struct Budget {
     free: Arc<Semaphore>,
     total: u32,
     wait_max: Duration,
+    /// Requests that wait.
+    waiting: AtomicUsize,
 }
 
 /// A share of the budget; given back when dropped.
@@ -54,6 +57,7 @@ impl Budget {
             free: Arc::new(Semaphore::new(permits)),
             total,
             wait_max,
+            waiting: AtomicUsize::new(0),
         }
     }
 
@@ -83,12 +87,18 @@ impl Budget {
         let taken = match Arc::clone(&self.free).try_acquire_many_owned(share) {
             Ok(permit) => permit,
             Err(_) => {
+                let _waiting = Waiting::begin(&self.waiting);
                 let turn = Arc::clone(&self.free).acquire_many_owned(share);
                 let waited = tokio::time::timeout(self.wait_max, turn).await;
                 waited.map_err(|_| Full)?.map_err(|_| Full)?
             }
         };
         Ok(Permit { share: taken })
+    }
+
+    /// Requests that wait for their share now.
+    pub fn waiting(&self) -> usize {
+        self.waiting.load(Ordering::Relaxed)
     }
 
     /// Bytes that all requests together may hold.
@@ -101,6 +111,22 @@ impl Budget {
     /// Bytes that nobody holds now.
     pub fn free_bytes(&self) -> usize {
         self.free.available_permits().saturating_mul(UNIT_BYTES)
+    }
+}
+
+/// A request that waits, also one that is given up while it does.
+struct Waiting<'a>(&'a AtomicUsize);
+
+impl<'a> Waiting<'a> {
+    fn begin(count: &'a AtomicUsize) -> Self {
+        count.fetch_add(1, Ordering::Relaxed);
+        Self(count)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -160,8 +186,10 @@ mod tests {
         tokio::pin!(small);
         let early = tokio::time::timeout(Duration::from_secs(1), &mut small).await;
         assert!(early.is_err(), "the small one waits behind the large one");
+        assert_eq!(budget.waiting(), 2);
         drop(held);
         assert!(large.await.unwrap());
         assert!(small.await.is_ok());
+        assert_eq!(budget.waiting(), 0);
     }
 }

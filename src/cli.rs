@@ -17,9 +17,8 @@ use crate::clock::{Clock, Entropy};
 use crate::config::{BlobPlace, Config, Listen, Overrides, SecretText};
 use crate::credentials::{KeyPair, Places, StateDir};
 use crate::ctl;
-use crate::engine::Durability;
+use crate::engine::{Durability, ETagMode};
 use crate::log;
-use crate::s3::ETagMode;
 use crate::server::{self, Ended, Start};
 use crate::tls;
 

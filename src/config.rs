@@ -26,13 +26,13 @@ use std::time::Duration;
 use serde::{Deserialize, Deserializer};
 use zeroize::Zeroizing;
 
-use crate::engine::{BucketName, Durability};
+use crate::engine::{BucketName, Durability, ETagMode};
 use crate::s3::auth::policy::Policy;
-use crate::s3::{ETagMode, ETagModes, Ownership};
+use crate::s3::{ETagModes, Ownership};
 
 pub use control::CONTROL_PORT;
 pub use spdk::{Spdk, SpdkBdev, VolatileCache};
-pub use units::{BlobPlace, Listen, shell_quoted};
+pub use units::{BlobPlace, Listen, bytes, shell_quoted};
 
 /// Everything that the server is told, checked.
 #[derive(Debug)]

@@ -2,7 +2,7 @@
 //! the shards add to and a scrape reads; nothing here allocates or locks after the start.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// The counters of one process, shared by all shards.
 #[derive(Debug)]
@@ -17,6 +17,35 @@ pub struct Metrics {
     /// Panics that became a 500.
     pub panics: Counter,
     pub lifecycle: Lifecycle,
+    /// Requests whose head came, and those of them whose reply was sent or given up.
+    pub begun: Counter,
+    pub ended: Counter,
+    pub stages: Stages,
+    pub faults: Faults,
+}
+
+/// How long the stages of requests took, all operations together.
+#[derive(Debug, Default)]
+pub struct Stages {
+    /// From the head to the answer to who asks and whether they may.
+    pub auth: Histogram,
+    /// From there to the reply's head.
+    pub engine: Histogram,
+    /// From there until the connection has taken the last byte of the body, or was given up.
+    pub send: Histogram,
+}
+
+/// Requests that failed, by whose fault it was.
+#[derive(Debug, Default)]
+pub struct Faults {
+    /// The request is wrong, not allowed, or for what is not there.
+    pub client: Counter,
+    /// The storage: full, broken, gone, or damaged.
+    pub device: Counter,
+    /// Too much at once.
+    pub load: Counter,
+    /// Lobos itself.
+    pub bug: Counter,
 }
 
 /// What lifecycle rules did.
@@ -50,14 +79,114 @@ impl Counter {
     }
 }
 
+/// How often something took how long.
+#[derive(Debug)]
+pub struct Histogram {
+    nanos: Counter,
+    buckets: [Counter; BUCKETS_SECONDS.len() + 1],
+}
+
+impl Default for Histogram {
+    fn default() -> Self {
+        Self {
+            nanos: Counter::default(),
+            buckets: std::array::from_fn(|_| Counter::default()),
+        }
+    }
+}
+
+impl Histogram {
+    pub fn observe(&self, elapsed: Duration) {
+        let seconds = elapsed.as_secs_f64();
+        let bucket = BUCKETS_SECONDS.partition_point(|bound| *bound < seconds);
+        if let Some(bucket) = self.buckets.get(bucket) {
+            bucket.add(1);
+        }
+        self.nanos
+            .add(u64::try_from(elapsed.as_nanos()).unwrap_or(u64::MAX));
+    }
+
+    /// Upper bound in seconds and how many took at most that; the last bound is infinity, and its
+    /// number is that of all.
+    pub fn buckets(&self) -> impl Iterator<Item = (f64, u64)> {
+        let bounds = BUCKETS_SECONDS.iter().copied().chain([f64::INFINITY]);
+        bounds
+            .zip(&self.buckets)
+            .scan(0, |total, (bound, counter)| {
+                *total += counter.get();
+                Some((bound, *total))
+            })
+    }
+
+    /// The time of all of them together.
+    pub fn seconds(&self) -> f64 {
+        Duration::from_nanos(self.nanos.get()).as_secs_f64()
+    }
+}
+
+/// How long the place where bytes lie took for what it was asked.
+#[derive(Debug, Default)]
+pub struct DeviceTimes {
+    pub read: Histogram,
+    pub write: Histogram,
+    /// Flushes of a device, fsyncs of files and directories.
+    pub sync: Histogram,
+    begun: Counter,
+    ended: Counter,
+}
+
+impl DeviceTimes {
+    /// A read goes on until the value is dropped.
+    pub fn reading(&self) -> Timing<'_> {
+        self.timing(&self.read)
+    }
+
+    pub fn writing(&self) -> Timing<'_> {
+        self.timing(&self.write)
+    }
+
+    pub fn syncing(&self) -> Timing<'_> {
+        self.timing(&self.sync)
+    }
+
+    fn timing<'a>(&'a self, of: &'a Histogram) -> Timing<'a> {
+        self.begun.add(1);
+        Timing {
+            times: self,
+            of,
+            began: Instant::now(),
+        }
+    }
+
+    /// What goes on now.
+    pub fn in_flight(&self) -> u64 {
+        let ended = self.ended.get();
+        self.begun.get().saturating_sub(ended)
+    }
+}
+
+/// Something that a device is asked for.
+#[derive(Debug)]
+pub struct Timing<'a> {
+    times: &'a DeviceTimes,
+    of: &'a Histogram,
+    began: Instant,
+}
+
+impl Drop for Timing<'_> {
+    fn drop(&mut self) {
+        self.of.observe(self.began.elapsed());
+        self.times.ended.add(1);
+    }
+}
+
 /// What is counted of one operation.
 #[derive(Debug)]
 pub struct Row {
     /// As the S3 model names it, or [`UNKNOWN`].
     pub operation: &'static str,
     statuses: [Counter; STATUSES.len() + 1],
-    nanos: Counter,
-    buckets: [Counter; BUCKETS_SECONDS.len() + 1],
+    times: Histogram,
 }
 
 impl Metrics {
@@ -72,7 +201,17 @@ impl Metrics {
             connections_closed: Counter::default(),
             panics: Counter::default(),
             lifecycle: Lifecycle::default(),
+            begun: Counter::default(),
+            ended: Counter::default(),
+            stages: Stages::default(),
+            faults: Faults::default(),
         }
+    }
+
+    /// Requests whose head came and whose reply is not sent yet.
+    pub fn in_flight(&self) -> u64 {
+        let ended = self.ended.get();
+        self.begun.get().saturating_sub(ended)
     }
 
     /// Counts one answered request. `operation`: its index; `None`: refused before it was known.
@@ -101,25 +240,16 @@ impl Row {
         Self {
             operation,
             statuses: std::array::from_fn(|_| Counter::default()),
-            nanos: Counter::default(),
-            buckets: std::array::from_fn(|_| Counter::default()),
+            times: Histogram::default(),
         }
     }
 
     fn observe(&self, status: u16, elapsed: Duration) {
         let place = STATUSES.iter().position(|known| *known == status);
-        let seconds = elapsed.as_secs_f64();
-        let bucket = BUCKETS_SECONDS.partition_point(|bound| *bound < seconds);
-        let counters = (
-            self.statuses.get(place.unwrap_or(STATUSES.len())),
-            self.buckets.get(bucket),
-        );
-        if let (Some(status), Some(bucket)) = counters {
+        if let Some(status) = self.statuses.get(place.unwrap_or(STATUSES.len())) {
             status.add(1);
-            bucket.add(1);
         }
-        self.nanos
-            .add(u64::try_from(elapsed.as_nanos()).unwrap_or(u64::MAX));
+        self.times.observe(elapsed);
     }
 
     /// Status and count of every status that was answered; `None`: one that is not in the table.
@@ -131,21 +261,9 @@ impl Row {
             .filter(|(_, count)| *count > 0)
     }
 
-    /// Upper bound in seconds and the number of requests at or below it; the last bound is
-    /// infinity, and its number is that of all requests.
-    pub fn buckets(&self) -> impl Iterator<Item = (f64, u64)> {
-        let bounds = BUCKETS_SECONDS.iter().copied().chain([f64::INFINITY]);
-        bounds
-            .zip(&self.buckets)
-            .scan(0, |total, (bound, counter)| {
-                *total += counter.get();
-                Some((bound, *total))
-            })
-    }
-
-    /// The time of all requests together.
-    pub fn seconds(&self) -> f64 {
-        Duration::from_nanos(self.nanos.get()).as_secs_f64()
+    /// How long its requests took.
+    pub fn times(&self) -> &Histogram {
+        &self.times
     }
 }
 
@@ -183,15 +301,31 @@ mod tests {
             get.statuses().collect::<Vec<_>>(),
             [(Some(200), 1), (Some(206), 1), (None, 1)]
         );
-        let buckets: Vec<_> = get.buckets().collect();
+        let buckets: Vec<_> = get.times().buckets().collect();
         assert_eq!(buckets[0], (25e-6, 1), "a bound belongs to its bucket");
         assert_eq!(buckets[1], (50e-6, 2));
         assert_eq!(buckets[15], (30.0, 2));
         assert_eq!(buckets[16], (f64::INFINITY, 3));
-        assert!((get.seconds() - 31.000_051).abs() < 1e-9);
+        assert!((get.times().seconds() - 31.000_051).abs() < 1e-9);
         assert_eq!(put.statuses().count(), 0);
         assert_eq!(unknown.operation, UNKNOWN);
         assert_eq!(unknown.statuses().map(|(_, n)| n).sum::<u64>(), 2);
+    }
+
+    #[test]
+    fn what_goes_on_is_counted_until_it_ends() {
+        let times = DeviceTimes::default();
+        let (read, sync) = (times.reading(), times.syncing());
+        assert_eq!(times.in_flight(), 2);
+        drop(read);
+        assert_eq!(times.in_flight(), 1);
+        drop(sync);
+        assert_eq!(times.in_flight(), 0);
+        let count = |of: &Histogram| of.buckets().last().map_or(0, |(_, count)| count);
+        assert_eq!(
+            [count(&times.read), count(&times.write), count(&times.sync)],
+            [1, 0, 1]
+        );
     }
 
     #[test]

@@ -71,6 +71,11 @@ impl Trace {
         }
     }
 
+    /// Events that wait for the control plane.
+    pub fn queued(&self) -> usize {
+        TRACE_QUEUE_MAX.saturating_sub(self.queue.capacity())
+    }
+
     /// Events lost since the last time that this was asked.
     pub fn take_lost(&self) -> u64 {
         self.lost.swap(0, Ordering::Relaxed)
@@ -99,9 +104,11 @@ mod tests {
             reply_bytes: None,
             user_agent: None,
         };
+        assert_eq!(trace.queued(), 0);
         for _ in 0..TRACE_QUEUE_MAX + 3 {
             trace.tell(event());
         }
+        assert_eq!(trace.queued(), TRACE_QUEUE_MAX);
         assert_eq!((trace.take_lost(), trace.take_lost()), (3, 0));
         events.try_recv().unwrap();
         trace.tell(event());

@@ -219,6 +219,36 @@ pub struct Bucket {
     /// When a write is answered: `strict` or `relaxed`.
     #[prost(string, tag = "5")]
     pub durability: ::prost::alloc::string::String,
+    /// What ETags of new objects are: `md5` or `fast`.
+    #[prost(string, tag = "6")]
+    pub etag: ::prost::alloc::string::String,
+    /// Bytes that all its objects together may have; 0: any number.
+    #[prost(uint64, tag = "7")]
+    pub quota_bytes: u64,
+    /// Bytes that they have, where there is a quota and they were counted: what was written since is
+    /// in it, what was deleted since may be too.
+    #[prost(uint64, optional, tag = "8")]
+    pub quota_used_bytes: ::core::option::Option<u64>,
+}
+/// Asks to change what a bucket is like. What is left out stays as it is.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SetBucketSettingsRequest {
+    /// Its name.
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+    /// When a write is answered: `strict`, `relaxed`, or empty for what the server was started with.
+    #[prost(string, optional, tag = "2")]
+    pub durability: ::core::option::Option<::prost::alloc::string::String>,
+    /// What ETags of new objects are: `md5`, `fast`, or empty for what the server was started with.
+    #[prost(string, optional, tag = "3")]
+    pub etag: ::core::option::Option<::prost::alloc::string::String>,
+    /// Bytes that all its objects together may have; 0: any number. Writes beyond it are refused with
+    /// QuotaExceeded; what is there stays.
+    #[prost(uint64, optional, tag = "4")]
+    pub quota_bytes: ::core::option::Option<u64>,
+    /// The name of the user who owns it from now on.
+    #[prost(string, optional, tag = "5")]
+    pub owner: ::core::option::Option<::prost::alloc::string::String>,
 }
 /// Asks for a new bucket.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -317,7 +347,7 @@ pub struct EngineInfoResponse {
     pub store: ::core::option::Option<Store>,
 }
 /// A blob store: buckets in one file or device.
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Store {
     /// What it may use of its file or device.
     #[prost(uint64, tag = "1")]
@@ -334,6 +364,45 @@ pub struct Store {
     /// When a write is answered: `strict` or `relaxed`.
     #[prost(string, tag = "5")]
     pub durability: ::prost::alloc::string::String,
+    /// Deleted, and free with the next commits.
+    #[prost(uint64, tag = "6")]
+    pub held_bytes: u64,
+    /// Free, and kept for deletes and checkpoints.
+    #[prost(uint64, tag = "7")]
+    pub reserve_bytes: u64,
+    /// The share of the free space in runs of less than 1 MiB: 0 to 1.
+    #[prost(double, tag = "8")]
+    pub fragmentation: f64,
+    /// The longest run of free space.
+    #[prost(uint64, tag = "9")]
+    pub longest_free_run_bytes: u64,
+    /// Buckets in it.
+    #[prost(uint64, tag = "10")]
+    pub buckets: u64,
+    /// Objects in it.
+    #[prost(uint64, tag = "11")]
+    pub objects: u64,
+    /// Multipart uploads that are open.
+    #[prost(uint64, tag = "12")]
+    pub uploads: u64,
+    /// Memory for keys and entries.
+    #[prost(uint64, tag = "13")]
+    pub index_bytes: u64,
+    /// The size of its journal.
+    #[prost(uint64, tag = "14")]
+    pub journal_bytes: u64,
+    /// What of that a start would have to replay.
+    #[prost(uint64, tag = "15")]
+    pub journal_used_bytes: u64,
+    /// The size of both copies of its checkpoint; 0: there is none yet.
+    #[prost(uint64, tag = "16")]
+    pub checkpoint_bytes: u64,
+    /// Whether a checkpoint is being written.
+    #[prost(bool, tag = "17")]
+    pub checkpoint_running: bool,
+    /// Whether a write or flush of the device failed: nothing is written until the next start.
+    #[prost(bool, tag = "18")]
+    pub read_only: bool,
 }
 /// A directory that is served as a bucket.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -350,6 +419,9 @@ pub struct Mount {
     /// What its file system cannot do that Lobos would make use of.
     #[prost(string, repeated, tag = "4")]
     pub lacks: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// All space that its file system has.
+    #[prost(uint64, tag = "5")]
+    pub capacity_bytes: u64,
 }
 /// Asks for what is counted.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
@@ -455,6 +527,103 @@ pub struct TraceEvent {
     #[prost(uint64, tag = "13")]
     pub lost: u64,
 }
+/// Asks for a checkpoint.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct CheckpointRequest {}
+/// Answers Checkpoint, when it is on stable media.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct CheckpointResponse {
+    /// What a start would have had to replay before.
+    #[prost(uint64, tag = "1")]
+    pub journal_before_bytes: u64,
+    /// What it would have to replay now.
+    #[prost(uint64, tag = "2")]
+    pub journal_after_bytes: u64,
+}
+/// Asks to begin a check.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct StartCheckRequest {
+    /// Only this bucket; left out: all.
+    #[prost(string, tag = "1")]
+    pub bucket: ::prost::alloc::string::String,
+}
+/// Answers StartCheck.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct StartCheckResponse {
+    /// The number of the check: 1 for the first one of a process.
+    #[prost(uint64, tag = "1")]
+    pub id: u64,
+}
+/// Asks how a check gets on.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct WatchCheckRequest {
+    /// The number of the check; 0: the newest. Only the newest is remembered.
+    #[prost(uint64, tag = "1")]
+    pub id: u64,
+}
+/// Asks to end the check.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct StopCheckRequest {}
+/// Answers StopCheck.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct StopCheckResponse {
+    /// The number of the check that was ended.
+    #[prost(uint64, tag = "1")]
+    pub id: u64,
+}
+/// How far a check is.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct CheckProgress {
+    /// The number of the check.
+    #[prost(uint64, tag = "1")]
+    pub id: u64,
+    /// What it does.
+    #[prost(enumeration = "CheckState", tag = "2")]
+    pub state: i32,
+    /// The bucket that it is in.
+    #[prost(string, tag = "3")]
+    pub bucket: ::prost::alloc::string::String,
+    /// Objects that were looked at, versions counted each.
+    #[prost(uint64, tag = "4")]
+    pub objects: u64,
+    /// Their bytes that were read.
+    #[prost(uint64, tag = "5")]
+    pub bytes: u64,
+    /// Objects that were counted at the beginning.
+    #[prost(uint64, tag = "6")]
+    pub objects_total: u64,
+    /// Bytes that were counted at the beginning.
+    #[prost(uint64, tag = "7")]
+    pub bytes_total: u64,
+    /// Damaged objects.
+    #[prost(uint64, tag = "8")]
+    pub damaged: u64,
+    /// The first 1,000 of those; told in the last message only.
+    #[prost(message, repeated, tag = "9")]
+    pub damages: ::prost::alloc::vec::Vec<DamagedObject>,
+    /// Why it failed.
+    #[prost(string, tag = "10")]
+    pub failure: ::prost::alloc::string::String,
+    /// Objects that were deleted, or changed again and again, while they were read: not looked at.
+    #[prost(uint64, tag = "11")]
+    pub skipped: u64,
+}
+/// An object that cannot be read as it was written.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct DamagedObject {
+    /// The bucket.
+    #[prost(string, tag = "1")]
+    pub bucket: ::prost::alloc::string::String,
+    /// The key.
+    #[prost(string, tag = "2")]
+    pub key: ::prost::alloc::string::String,
+    /// The version, where the bucket keeps versions.
+    #[prost(string, tag = "3")]
+    pub version: ::prost::alloc::string::String,
+    /// What is wrong.
+    #[prost(string, tag = "4")]
+    pub what: ::prost::alloc::string::String,
+}
 /// Asks for another log level.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct SetLogLevelRequest {
@@ -522,6 +691,51 @@ impl UserSource {
             "USER_SOURCE_STORED" => Some(Self::Stored),
             "USER_SOURCE_CONFIGURED" => Some(Self::Configured),
             "USER_SOURCE_ROOT" => Some(Self::Root),
+            _ => None,
+        }
+    }
+}
+/// What a check does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum CheckState {
+    /// Not said.
+    Unspecified = 0,
+    /// Counts what there is to be read.
+    Counting = 1,
+    /// Reads.
+    Reading = 2,
+    /// Everything was read.
+    Done = 3,
+    /// It was ended before that.
+    Stopped = 4,
+    /// A bucket could not be listed.
+    Failed = 5,
+}
+impl CheckState {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "CHECK_STATE_UNSPECIFIED",
+            Self::Counting => "CHECK_STATE_COUNTING",
+            Self::Reading => "CHECK_STATE_READING",
+            Self::Done => "CHECK_STATE_DONE",
+            Self::Stopped => "CHECK_STATE_STOPPED",
+            Self::Failed => "CHECK_STATE_FAILED",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "CHECK_STATE_UNSPECIFIED" => Some(Self::Unspecified),
+            "CHECK_STATE_COUNTING" => Some(Self::Counting),
+            "CHECK_STATE_READING" => Some(Self::Reading),
+            "CHECK_STATE_DONE" => Some(Self::Done),
+            "CHECK_STATE_STOPPED" => Some(Self::Stopped),
+            "CHECK_STATE_FAILED" => Some(Self::Failed),
             _ => None,
         }
     }
@@ -954,6 +1168,31 @@ pub mod control_plane_client {
                 .insert(GrpcMethod::new("loboscontrol.ControlPlane", "GetBucketInfo"));
             self.inner.unary(req, path, codec).await
         }
+        /// Changes what a bucket is like: all that is named, or nothing. Kept with the bucket, and true
+        /// for the next request.
+        pub async fn set_bucket_settings(
+            &mut self,
+            request: impl tonic::IntoRequest<super::SetBucketSettingsRequest>,
+        ) -> std::result::Result<tonic::Response<super::Bucket>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/loboscontrol.ControlPlane/SetBucketSettings",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(
+                    GrpcMethod::new("loboscontrol.ControlPlane", "SetBucketSettings"),
+                );
+            self.inner.unary(req, path, codec).await
+        }
         /// Which server this is and how busy it is.
         pub async fn server_info(
             &mut self,
@@ -1054,6 +1293,109 @@ pub mod control_plane_client {
             req.extensions_mut()
                 .insert(GrpcMethod::new("loboscontrol.ControlPlane", "WatchTrace"));
             self.inner.server_streaming(req, path, codec).await
+        }
+        /// Writes a checkpoint of the blob store now, so that a start has less to replay.
+        pub async fn checkpoint(
+            &mut self,
+            request: impl tonic::IntoRequest<super::CheckpointRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::CheckpointResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/loboscontrol.ControlPlane/Checkpoint",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("loboscontrol.ControlPlane", "Checkpoint"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Begins to read everything that is stored and to compare it with its checksums and ETags. One
+        /// check goes on at a time: ALREADY_EXISTS while one does.
+        pub async fn start_check(
+            &mut self,
+            request: impl tonic::IntoRequest<super::StartCheckRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::StartCheckResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/loboscontrol.ControlPlane/StartCheck",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("loboscontrol.ControlPlane", "StartCheck"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// How the check gets on, until it has ended: at once, and then whenever there is something new,
+        /// at most a few times a second. The last message has all that was found. NOT_FOUND before the
+        /// first check of a process.
+        pub async fn watch_check(
+            &mut self,
+            request: impl tonic::IntoRequest<super::WatchCheckRequest>,
+        ) -> std::result::Result<
+            tonic::Response<tonic::codec::Streaming<super::CheckProgress>>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/loboscontrol.ControlPlane/WatchCheck",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("loboscontrol.ControlPlane", "WatchCheck"));
+            self.inner.server_streaming(req, path, codec).await
+        }
+        /// Ends the check that goes on; what it found until then stays to be seen.
+        pub async fn stop_check(
+            &mut self,
+            request: impl tonic::IntoRequest<super::StopCheckRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::StopCheckResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/loboscontrol.ControlPlane/StopCheck",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("loboscontrol.ControlPlane", "StopCheck"));
+            self.inner.unary(req, path, codec).await
         }
         /// What is logged from now on, until the server is started again.
         pub async fn set_log_level(
@@ -1230,6 +1572,12 @@ pub mod control_plane_server {
             &self,
             request: tonic::Request<super::GetBucketInfoRequest>,
         ) -> std::result::Result<tonic::Response<super::Bucket>, tonic::Status>;
+        /// Changes what a bucket is like: all that is named, or nothing. Kept with the bucket, and true
+        /// for the next request.
+        async fn set_bucket_settings(
+            &self,
+            request: tonic::Request<super::SetBucketSettingsRequest>,
+        ) -> std::result::Result<tonic::Response<super::Bucket>, tonic::Status>;
         /// Which server this is and how busy it is.
         async fn server_info(
             &self,
@@ -1263,6 +1611,44 @@ pub mod control_plane_server {
             &self,
             request: tonic::Request<super::WatchTraceRequest>,
         ) -> std::result::Result<tonic::Response<Self::WatchTraceStream>, tonic::Status>;
+        /// Writes a checkpoint of the blob store now, so that a start has less to replay.
+        async fn checkpoint(
+            &self,
+            request: tonic::Request<super::CheckpointRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::CheckpointResponse>,
+            tonic::Status,
+        >;
+        /// Begins to read everything that is stored and to compare it with its checksums and ETags. One
+        /// check goes on at a time: ALREADY_EXISTS while one does.
+        async fn start_check(
+            &self,
+            request: tonic::Request<super::StartCheckRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::StartCheckResponse>,
+            tonic::Status,
+        >;
+        /// Server streaming response type for the WatchCheck method.
+        type WatchCheckStream: tonic::codegen::tokio_stream::Stream<
+                Item = std::result::Result<super::CheckProgress, tonic::Status>,
+            >
+            + std::marker::Send
+            + 'static;
+        /// How the check gets on, until it has ended: at once, and then whenever there is something new,
+        /// at most a few times a second. The last message has all that was found. NOT_FOUND before the
+        /// first check of a process.
+        async fn watch_check(
+            &self,
+            request: tonic::Request<super::WatchCheckRequest>,
+        ) -> std::result::Result<tonic::Response<Self::WatchCheckStream>, tonic::Status>;
+        /// Ends the check that goes on; what it found until then stays to be seen.
+        async fn stop_check(
+            &self,
+            request: tonic::Request<super::StopCheckRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::StopCheckResponse>,
+            tonic::Status,
+        >;
         /// What is logged from now on, until the server is started again.
         async fn set_log_level(
             &self,
@@ -2038,6 +2424,52 @@ pub mod control_plane_server {
                     };
                     Box::pin(fut)
                 }
+                "/loboscontrol.ControlPlane/SetBucketSettings" => {
+                    #[allow(non_camel_case_types)]
+                    struct SetBucketSettingsSvc<T: ControlPlane>(pub Arc<T>);
+                    impl<
+                        T: ControlPlane,
+                    > tonic::server::UnaryService<super::SetBucketSettingsRequest>
+                    for SetBucketSettingsSvc<T> {
+                        type Response = super::Bucket;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::SetBucketSettingsRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as ControlPlane>::set_bucket_settings(&inner, request)
+                                    .await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = SetBucketSettingsSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
                 "/loboscontrol.ControlPlane/ServerInfo" => {
                     #[allow(non_camel_case_types)]
                     struct ServerInfoSvc<T: ControlPlane>(pub Arc<T>);
@@ -2215,6 +2647,187 @@ pub mod control_plane_server {
                                 max_encoding_message_size,
                             );
                         let res = grpc.server_streaming(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/loboscontrol.ControlPlane/Checkpoint" => {
+                    #[allow(non_camel_case_types)]
+                    struct CheckpointSvc<T: ControlPlane>(pub Arc<T>);
+                    impl<
+                        T: ControlPlane,
+                    > tonic::server::UnaryService<super::CheckpointRequest>
+                    for CheckpointSvc<T> {
+                        type Response = super::CheckpointResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::CheckpointRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as ControlPlane>::checkpoint(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = CheckpointSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/loboscontrol.ControlPlane/StartCheck" => {
+                    #[allow(non_camel_case_types)]
+                    struct StartCheckSvc<T: ControlPlane>(pub Arc<T>);
+                    impl<
+                        T: ControlPlane,
+                    > tonic::server::UnaryService<super::StartCheckRequest>
+                    for StartCheckSvc<T> {
+                        type Response = super::StartCheckResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::StartCheckRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as ControlPlane>::start_check(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = StartCheckSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/loboscontrol.ControlPlane/WatchCheck" => {
+                    #[allow(non_camel_case_types)]
+                    struct WatchCheckSvc<T: ControlPlane>(pub Arc<T>);
+                    impl<
+                        T: ControlPlane,
+                    > tonic::server::ServerStreamingService<super::WatchCheckRequest>
+                    for WatchCheckSvc<T> {
+                        type Response = super::CheckProgress;
+                        type ResponseStream = T::WatchCheckStream;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::ResponseStream>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::WatchCheckRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as ControlPlane>::watch_check(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = WatchCheckSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.server_streaming(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/loboscontrol.ControlPlane/StopCheck" => {
+                    #[allow(non_camel_case_types)]
+                    struct StopCheckSvc<T: ControlPlane>(pub Arc<T>);
+                    impl<
+                        T: ControlPlane,
+                    > tonic::server::UnaryService<super::StopCheckRequest>
+                    for StopCheckSvc<T> {
+                        type Response = super::StopCheckResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::StopCheckRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as ControlPlane>::stop_check(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = StopCheckSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
                         Ok(res)
                     };
                     Box::pin(fut)

@@ -5,8 +5,8 @@ use std::path::PathBuf;
 
 use serde::Deserialize;
 
-use crate::engine::Durability;
-use crate::s3::{ETagMode, Ownership};
+use crate::engine::{Durability, ETagMode};
+use crate::s3::Ownership;
 
 use super::units::{Listen, Mode, OneOrMany, Size, Span};
 use super::{AccessFormat, LogFormat, SecretText, Symlinks, VolatileCache};

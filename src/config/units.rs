@@ -25,6 +25,11 @@ impl FromStr for Size {
     }
 }
 
+/// Bytes, as they are written: `67108864`, `64 MiB`.
+pub fn bytes(text: &str) -> Result<u64, String> {
+    text.parse::<Size>().map(|size| size.bytes)
+}
+
 /// Where a blob store lies, as it is written: `/srv/lobos.img`, `lobos.img:10GiB`, `/dev/nvme1n1`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BlobPlace {

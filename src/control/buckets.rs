@@ -8,7 +8,7 @@ use super::proto;
 use super::service::{Service, proto_time};
 use super::status::{invalid, of_engine, of_name};
 use crate::clock::Timestamp;
-use crate::engine::{BucketConfig, BucketName, Durability, EngineError};
+use crate::engine::{BucketConfig, BucketName, Durability, ETagMode, EngineError};
 use crate::s3::S3;
 
 pub(super) async fn create(
@@ -18,13 +18,7 @@ pub(super) async fn create(
     let name = parse(&asked.name)?;
     let owner = match &*asked.owner {
         "" => None,
-        owner => {
-            let owner = owner.to_owned();
-            let accounts = Arc::clone(&service.accounts);
-            let found = tokio::task::spawn_blocking(move || accounts.get(&owner)).await;
-            let found = found.map_err(|_| Status::internal("a panic ended this call"))?;
-            Some(found?.id().into())
-        }
+        owner => Some(owner_id(service, owner).await?),
     };
     let config = BucketConfig::new(owner, service.accounts.now());
     on_engine(service, &asked.name, async move |s3| {
@@ -32,6 +26,65 @@ pub(super) async fn create(
     })
     .await?;
     get(service, &asked.name).await
+}
+
+/// Changes all that is named in one edit of the bucket's configuration.
+pub(super) async fn set(
+    service: &Service,
+    asked: &proto::SetBucketSettingsRequest,
+) -> Result<proto::Bucket, Status> {
+    let name = parse(&asked.name)?;
+    let durability = chosen("durability", asked.durability.as_deref(), &DURABILITIES)?;
+    let etag = chosen("etag", asked.etag.as_deref(), &ETAGS)?;
+    let quota = asked.quota_bytes;
+    let owner = match asked.owner.as_deref() {
+        None => None,
+        Some("") => return Err(invalid("owner", "it is empty; name a user, such as root")),
+        Some(owner) => Some(owner_id(service, owner).await?),
+    };
+    on_engine(service, &asked.name, async move |s3| {
+        let bucket = s3.engines().bucket(&name).await?;
+        let change = move |config: &mut BucketConfig| {
+            config.durability = durability.unwrap_or(config.durability);
+            config.etag = etag.unwrap_or(config.etag);
+            config.owner = owner.or(config.owner.take());
+            if let Some(bytes) = quota {
+                config.quota_bytes = Some(bytes).filter(|bytes| *bytes > 0);
+            }
+            Ok::<_, EngineError>(())
+        };
+        bucket.change_config(change).await
+    })
+    .await?;
+    get(service, &asked.name).await
+}
+
+/// A choice by its word; the empty one is that of the server. The outer `None`: nothing is said.
+fn chosen<T: Copy>(
+    field: &str,
+    word: Option<&str>,
+    choices: &[(&str, T)],
+) -> Result<Option<Option<T>>, Status> {
+    match word {
+        None => Ok(None),
+        Some("") => Ok(Some(None)),
+        Some(word) => match choices.iter().find(|(name, _)| *name == word) {
+            Some((_, choice)) => Ok(Some(Some(*choice))),
+            None => {
+                let names: Vec<_> = choices.iter().map(|(name, _)| *name).collect();
+                let why = format!("it is {}, or empty", names.join(" or "));
+                Err(invalid(field, why))
+            }
+        },
+    }
+}
+
+async fn owner_id(service: &Service, owner: &str) -> Result<Box<str>, Status> {
+    let owner = owner.to_owned();
+    let accounts = Arc::clone(&service.accounts);
+    let found = tokio::task::spawn_blocking(move || accounts.get(&owner)).await;
+    let found = found.map_err(|_| Status::internal("a panic ended this call"))?;
+    Ok(found?.id().into())
 }
 
 pub(super) async fn delete(
@@ -78,7 +131,7 @@ pub(super) async fn get(service: &Service, name: &str) -> Result<proto::Bucket, 
 }
 
 /// What an engine is asked may stay on one thread, which the futures of this service may not.
-async fn on_engine<T, F>(
+pub(super) async fn on_engine<T, F>(
     service: &Service,
     about: &str,
     ask: impl FnOnce(Arc<S3>) -> F + 'static,
@@ -96,7 +149,7 @@ where
     }
 }
 
-fn parse(name: &str) -> Result<BucketName, Status> {
+pub(super) fn parse(name: &str) -> Result<BucketName, Status> {
     if name.is_empty() {
         return Err(invalid("name", "it is missing"));
     }
@@ -117,6 +170,15 @@ fn described(
         created: Some(config.created)
             .filter(|created| *created != Timestamp::default())
             .map(proto_time),
-        durability: durability.as_str().to_owned(),
+        durability: config.durability.unwrap_or(durability).as_str().to_owned(),
+        etag: s3.etag_mode(name, config).as_str().to_owned(),
+        quota_bytes: config.quota_bytes.unwrap_or(0),
+        quota_used_bytes: config.quota_bytes.and(s3.quota_used_bytes(name)),
     }
 }
+
+const DURABILITIES: [(&str, Durability); 2] = [
+    ("strict", Durability::Strict),
+    ("relaxed", Durability::Relaxed),
+];
+const ETAGS: [(&str, ETagMode); 2] = [("md5", ETagMode::Md5), ("fast", ETagMode::Fast)];

@@ -8,6 +8,7 @@ use rustix::process::{Resource, getrlimit};
 use crate::engine::Engine;
 use crate::engine::blob::{BlobEngine, BlobInfo};
 use crate::engine::fs::FsEngine;
+use crate::metrics::{DeviceTimes, Histogram};
 use crate::s3::S3;
 
 /// The two formats that scrapers ask for.
@@ -42,6 +43,7 @@ pub(super) fn page(s3: &S3, format: Format) -> String {
     page.family("lobos_build_info", Kind::Gauge, "The running version.");
     page.sample("lobos_build_info", &[("version", VERSION)], 1);
     requests(&mut page, s3);
+    stages(&mut page, s3);
     traffic(&mut page, s3);
     lifecycle(&mut page, s3);
     for engine in s3.engines() {
@@ -74,35 +76,12 @@ fn requests(page: &mut Page, s3: &S3) {
             page.sample("lobos_s3_requests_total", &labels, count);
         }
     }
-    page.family(
-        "lobos_s3_request_duration_seconds",
-        Kind::Histogram,
-        "Time from a request's head to its reply's head.",
-    );
-    for row in rows {
-        let operation = ("operation", row.operation);
-        let mut count = 0;
-        for (bound, total) in row.buckets() {
-            count = total;
-            let bound = if bound.is_finite() {
-                bound.to_string()
-            } else {
-                "+Inf".to_owned()
-            };
-            if row.statuses().next().is_some() {
-                let labels = [operation, ("le", &bound)];
-                page.sample("lobos_s3_request_duration_seconds_bucket", &labels, total);
-            }
-        }
-        if count > 0 {
-            let labels = [operation];
-            page.sample(
-                "lobos_s3_request_duration_seconds_sum",
-                &labels,
-                row.seconds(),
-            );
-            page.sample("lobos_s3_request_duration_seconds_count", &labels, count);
-        }
+    let name = "lobos_s3_request_duration_seconds";
+    let help = "Time from a request's head to its reply's head.";
+    page.family(name, Kind::Histogram, help);
+    for row in rows.iter().filter(|row| row.statuses().next().is_some()) {
+        let times = [row.times()];
+        page.histogram(name, &[("operation", row.operation)], &times);
     }
     page.family(
         "lobos_panics_total",
@@ -149,6 +128,62 @@ fn lifecycle(page: &mut Page, s3: &S3) {
     }
 }
 
+/// How long the parts of requests take, whose fault errors are, and what waits for what.
+fn stages(page: &mut Page, s3: &S3) {
+    let (stages, faults) = (&s3.metrics().stages, &s3.metrics().faults);
+    let devices: Vec<_> = s3.engines().iter().filter_map(device_times).collect();
+    let all = devices
+        .iter()
+        .flat_map(|(_, times)| [&times.read, &times.write, &times.sync]);
+    let name = "lobos_s3_stage_duration_seconds";
+    let help = "Time that the stages of requests take.";
+    page.family(name, Kind::Histogram, help);
+    page.histogram(name, &[("stage", "auth")], &[&stages.auth]);
+    page.histogram(name, &[("stage", "engine")], &[&stages.engine]);
+    page.histogram(name, &[("stage", "device")], &all.collect::<Vec<_>>());
+    page.histogram(name, &[("stage", "send")], &[&stages.send]);
+
+    let name = "lobos_device_duration_seconds";
+    let help = "Time that reads, writes and syncs of the storage take.";
+    page.family(name, Kind::Histogram, help);
+    for (engine, times) in &devices {
+        for (operation, of) in [
+            ("read", &times.read),
+            ("write", &times.write),
+            ("sync", &times.sync),
+        ] {
+            let labels = [("engine", *engine), ("operation", operation)];
+            page.histogram(name, &labels, &[of]);
+        }
+    }
+    let name = "lobos_device_in_flight";
+    let help = "Reads, writes and syncs of the storage that go on.";
+    page.family(name, Kind::Gauge, help);
+    for (engine, times) in &devices {
+        page.sample(name, &[("engine", engine)], times.in_flight());
+    }
+
+    let name = "lobos_s3_errors_total";
+    let help = "Failed requests by whose fault it was: client, device, load or bug.";
+    page.family(name, Kind::Counter, help);
+    for (fault, count) in [
+        ("client", &faults.client),
+        ("device", &faults.device),
+        ("load", &faults.load),
+        ("bug", &faults.bug),
+    ] {
+        page.sample(name, &[("fault", fault)], count.get());
+    }
+}
+
+/// Of an engine, and what it is called.
+fn device_times(engine: &Engine) -> Option<(&'static str, &DeviceTimes)> {
+    match engine {
+        Engine::Fs(fs) => Some(("fs", fs.times())),
+        Engine::Blob(blob) => Some(("blob", blob.device().times()?)),
+    }
+}
+
 fn traffic(page: &mut Page, s3: &S3) {
     let metrics = s3.metrics();
     for (name, help, value) in [
@@ -188,6 +223,21 @@ fn traffic(page: &mut Page, s3: &S3) {
             "Memory that they may hold (server.limits.in_flight).",
             total as u64,
         ),
+        (
+            "lobos_body_memory_waiting",
+            "Requests that wait for memory for their bodies.",
+            s3.waiting_for_memory() as u64,
+        ),
+        (
+            "lobos_s3_requests_in_flight",
+            "Requests whose head came and whose reply is not sent yet.",
+            metrics.in_flight(),
+        ),
+        (
+            "lobos_trace_queue_events",
+            "Events that wait to be told to those who watch the trace.",
+            s3.trace().queued() as u64,
+        ),
     ] {
         page.family(name, Kind::Gauge, help);
         page.sample(name, &[], value);
@@ -206,12 +256,21 @@ fn directories(page: &mut Page, fs: &FsEngine) {
         page.sample("lobos_bucket_free_bytes", &labels, mount.free_bytes);
     }
     page.family(
+        "lobos_bucket_capacity_bytes",
+        Kind::Gauge,
+        "Space that the bucket's file system has.",
+    );
+    for mount in &mounts {
+        let labels = [("bucket", mount.bucket.as_str())];
+        page.sample("lobos_bucket_capacity_bytes", &labels, mount.capacity_bytes);
+    }
+    page.family(
         "lobos_bucket_durability_info",
         Kind::Gauge,
         "When a bucket answers a write: strict or relaxed.",
     );
     for mount in &mounts {
-        let durability = fs.durability().as_str();
+        let durability = mount.durability.as_str();
         let labels = [
             ("bucket", mount.bucket.as_str()),
             ("durability", durability),
@@ -311,6 +370,9 @@ fn store_state(page: &mut Page, blob: &BlobEngine, info: &BlobInfo) {
         "Flushes of the device.",
     );
     page.sample("lobos_storage_flushes_total", &[], info.flushes);
+    let idle = blob.device().buffers().idle_bytes();
+    let help = "Transfer buffers that are kept for the next use (blob.buffers).";
+    page.gauge("lobos_storage_idle_buffers_bytes", help, idle);
     let name = "lobos_storage_flush_seconds_total";
     page.family(name, Kind::Counter, "The time that they took together.");
     page.sample(name, &[], info.flush_seconds);
@@ -414,6 +476,31 @@ impl Page {
             self.text.push('}');
         }
         let _ = writeln!(self.text, " {value}");
+    }
+
+    /// The samples of one histogram, which is the sum of these.
+    fn histogram(&mut self, name: &str, labels: &[(&str, &str)], of: &[&Histogram]) {
+        let mut steps: Vec<(f64, u64)> = Vec::new();
+        for histogram in of {
+            for (at, (bound, count)) in histogram.buckets().enumerate() {
+                match steps.get_mut(at) {
+                    Some((_, sum)) => *sum += count,
+                    None => steps.push((bound, count)),
+                }
+            }
+        }
+        for (bound, count) in &steps {
+            let bound = match bound.is_finite() {
+                true => bound.to_string(),
+                false => "+Inf".to_owned(),
+            };
+            let labels = [labels, &[("le", &bound)]].concat();
+            self.sample(&format!("{name}_bucket"), &labels, count);
+        }
+        let seconds: f64 = of.iter().map(|histogram| histogram.seconds()).sum();
+        let count = steps.last().map_or(0, |(_, count)| *count);
+        self.sample(&format!("{name}_sum"), labels, seconds);
+        self.sample(&format!("{name}_count"), labels, count);
     }
 
     fn finish(mut self) -> String {

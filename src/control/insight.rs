@@ -8,15 +8,16 @@ use futures_util::{Stream, stream};
 use tonic::Status;
 
 use super::Signal;
+use super::buckets::on_engine;
 use super::caller::Token;
 use super::exposition::{self, Format};
 use super::proto;
 use super::service::{Service, proto_time};
 use super::status::invalid;
 use super::watch::{Filter, UNKNOWN};
-use crate::engine::Engine;
 use crate::engine::blob::BlobEngine;
 use crate::engine::fs::Mount;
+use crate::engine::{Engine, EngineError};
 use crate::metrics::Row;
 use crate::s3::S3;
 use crate::trace::Event;
@@ -59,19 +60,58 @@ fn mount(mount: Mount) -> proto::Mount {
         bucket: mount.bucket.to_string(),
         directory: mount.directory.display().to_string(),
         free_bytes: mount.free_bytes,
+        capacity_bytes: mount.capacity_bytes,
         lacks: mount.lacks.iter().map(ToString::to_string).collect(),
     }
 }
 
 fn store(blob: &BlobEngine) -> proto::Store {
-    let device = blob.device().describe();
+    let (device, info) = (blob.device().describe(), blob.info());
     proto::Store {
-        size_bytes: blob.size_bytes(),
-        free_bytes: blob.free_bytes(),
+        size_bytes: info.size_bytes,
+        free_bytes: info.free_bytes,
+        held_bytes: info.held_bytes,
+        reserve_bytes: info.reserve_bytes,
+        fragmentation: info.fragmentation,
+        longest_free_run_bytes: info.longest_free_run_bytes,
+        buckets: info.buckets,
+        objects: info.objects,
+        uploads: info.uploads,
+        index_bytes: info.index_bytes,
+        journal_bytes: info.journal.size_bytes,
+        journal_used_bytes: info.journal.used_bytes,
+        checkpoint_bytes: info.checkpoint.size_bytes,
+        checkpoint_running: info.checkpoint.is_running,
+        read_only: info.is_read_only,
         device: device.kind.name().to_owned(),
         lacks: device.missing.iter().map(ToString::to_string).collect(),
         durability: blob.durability().as_str().to_owned(),
     }
+}
+
+/// On the blob store; there is one at most.
+pub(super) async fn checkpoint(service: &Service) -> Result<proto::CheckpointResponse, Status> {
+    fn store(s3: &S3) -> Option<&BlobEngine> {
+        s3.engines().iter().find_map(|engine| match engine {
+            Engine::Blob(blob) => Some(blob),
+            Engine::Fs(_) => None,
+        })
+    }
+    let used = |s3: &S3| store(s3).map(|blob| blob.info().journal.used_bytes);
+    let Some(before) = used(&service.s3) else {
+        return Err(Status::failed_precondition(
+            "there is no blob store here; directories have no checkpoints",
+        ));
+    };
+    on_engine(service, "the blob store", async move |s3| {
+        let store = store(&s3).ok_or(EngineError::NoSuchBucket)?;
+        store.checkpoint().await
+    })
+    .await?;
+    Ok(proto::CheckpointResponse {
+        journal_before_bytes: before,
+        journal_after_bytes: used(&service.s3).unwrap_or(0),
+    })
 }
 
 /// What a new user works in: the first bucket that is served, or the engine's usual one.
@@ -97,7 +137,8 @@ fn row(row: &Row) -> proto::OperationMetrics {
         let counted = statuses.filter(|(status, _)| status.is_some_and(|s| s / 100 == class));
         counted.map(|(_, count)| count).sum()
     };
-    let latencies = row
+    let times = row.times();
+    let latencies = times
         .buckets()
         .map(|(seconds, requests)| proto::LatencyBucket { seconds, requests });
     proto::OperationMetrics {
@@ -105,7 +146,7 @@ fn row(row: &Row) -> proto::OperationMetrics {
         requests: row.statuses().map(|(_, count)| count).sum(),
         client_errors: of_class(4),
         server_errors: of_class(5),
-        time: Duration::try_from_secs_f64(row.seconds())
+        time: Duration::try_from_secs_f64(times.seconds())
             .ok()
             .and_then(|time| time.try_into().ok()),
         latencies: latencies.collect(),

@@ -3,7 +3,8 @@
 //!
 //! Reading order: [`Control`]; [`users_file`] and [`accounts`] (who may sign requests); `grpc` (the
 //! door, where `caller` says who may call), `service` (the methods), `users`, `buckets`, `insight`
-//! (what they do), `watch` (the live trace), `lifecycle` (removes what rules end), `access`
+//! (what they do), `check` (of all that is stored), `watch` (the live trace), `lifecycle` (removes
+//! what rules end), `access`
 //! and `lines` (logs in files), `status` (errors); `scrape` (the metrics endpoint),
 //! `exposition` (the text it sends).
 
@@ -11,6 +12,7 @@ mod access;
 pub mod accounts;
 mod buckets;
 pub mod caller;
+mod check;
 mod exposition;
 mod grpc;
 mod insight;
@@ -50,6 +52,7 @@ pub use service::Facts;
 use access::AccessLog;
 use accounts::Accounts;
 use caller::{Token, TokenError};
+use check::Checks;
 use lines::LineFile;
 use service::Service;
 use watch::Watchers;
@@ -219,6 +222,7 @@ fn start(doors: Doors, s3: Arc<S3>, wiring: Wiring, ending: &Rc<Notify>) -> (Tas
             s3,
             accounts: wiring.accounts,
             watchers,
+            checks: Checks::default(),
             facts: wiring.facts,
             log_level: wiring.log_level,
             certificates: wiring.certificates,

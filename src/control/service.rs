@@ -14,11 +14,12 @@ use tonic::{Request, Response, Status};
 use super::access::rfc3339;
 use super::accounts::Accounts;
 use super::caller::{Caller, Token};
+use super::check::Checks;
 use super::lines::LineFile;
 use super::proto::control_plane_server::ControlPlane;
 use super::proto::{self, UserPolicy};
 use super::watch::Watchers;
-use super::{buckets, insight, users};
+use super::{buckets, check, insight, users};
 use crate::log::LogLevel;
 use crate::s3::S3;
 use crate::tls::Certificates;
@@ -29,6 +30,7 @@ pub(super) struct Service {
     pub(super) s3: Arc<S3>,
     pub(super) accounts: Arc<Accounts>,
     pub(super) watchers: Arc<Watchers>,
+    pub(super) checks: Checks,
     pub(super) facts: Facts,
     pub(super) log_level: LogLevel,
     pub(super) certificates: Option<Certificates>,
@@ -175,6 +177,15 @@ impl ControlPlane for Service {
         buckets::get(self, &name).await.map(Response::new)
     }
 
+    async fn set_bucket_settings(
+        &self,
+        request: Request<proto::SetBucketSettingsRequest>,
+    ) -> Answer<proto::Bucket> {
+        let (caller, asked) = taken(request);
+        let done = buckets::set(self, &asked).await;
+        self.audit(&caller, "SetBucketSettings", &asked.name, done)
+    }
+
     async fn server_info(
         &self,
         _: Request<proto::ServerInfoRequest>,
@@ -200,6 +211,43 @@ impl ControlPlane for Service {
         request: Request<proto::WatchTraceRequest>,
     ) -> Answer<Self::WatchTraceStream> {
         insight::watch(self, request.into_inner()).map(Response::new)
+    }
+
+    async fn checkpoint(
+        &self,
+        request: Request<proto::CheckpointRequest>,
+    ) -> Answer<proto::CheckpointResponse> {
+        let (caller, _) = taken(request);
+        let done = insight::checkpoint(self).await;
+        self.audit(&caller, "Checkpoint", "", done)
+    }
+
+    async fn start_check(
+        &self,
+        request: Request<proto::StartCheckRequest>,
+    ) -> Answer<proto::StartCheckResponse> {
+        let (caller, asked) = taken(request);
+        let done = check::start(self, &asked.bucket).await;
+        self.audit(&caller, "StartCheck", &asked.bucket, done)
+    }
+
+    type WatchCheckStream =
+        Pin<Box<dyn Stream<Item = Result<proto::CheckProgress, Status>> + Send>>;
+
+    async fn watch_check(
+        &self,
+        request: Request<proto::WatchCheckRequest>,
+    ) -> Answer<Self::WatchCheckStream> {
+        check::watch(self, request.into_inner().id).map(Response::new)
+    }
+
+    async fn stop_check(
+        &self,
+        request: Request<proto::StopCheckRequest>,
+    ) -> Answer<proto::StopCheckResponse> {
+        let (caller, _) = taken(request);
+        let done = check::stop(self);
+        self.audit(&caller, "StopCheck", "", done)
     }
 
     async fn set_log_level(

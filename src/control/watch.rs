@@ -1,6 +1,5 @@
 //! The live trace: events from the shards, to each watcher those that it asked for.
 
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -43,22 +42,21 @@ pub(super) struct Watchers {
 #[derive(Debug)]
 struct Watcher {
     filter: Filter,
-    events: mpsc::Sender<Arc<Event>>,
-    lost: Arc<AtomicU64>,
+    events: mpsc::Sender<(Arc<Event>, u64)>,
+    /// Events lost since the last one that found room.
+    lost: u64,
 }
 
-/// A watcher's end: the events, and how many were lost.
+/// A watcher's end: each event with the number of those lost before it.
 #[derive(Debug)]
 pub(super) struct Watching {
-    events: mpsc::Receiver<Arc<Event>>,
-    lost: Arc<AtomicU64>,
+    events: mpsc::Receiver<(Arc<Event>, u64)>,
 }
 
 impl Watching {
     /// The next event and the number of those lost before it.
     pub(super) async fn next(&mut self) -> Option<(Arc<Event>, u64)> {
-        let event = self.events.recv().await?;
-        Some((event, self.lost.swap(0, Ordering::Relaxed)))
+        self.events.recv().await
     }
 }
 
@@ -71,27 +69,25 @@ impl Watchers {
             return None;
         }
         let (sender, events) = mpsc::channel(TRACE_EVENTS_MAX);
-        let lost = Arc::new(AtomicU64::new(0));
         list.push(Watcher {
             filter,
             events: sender,
-            lost: Arc::clone(&lost),
+            lost: 0,
         });
         s3.trace().set_watched(true);
-        Some(Watching { events, lost })
+        Some(Watching { events })
     }
 
     /// Gives one event, and the number of those lost before it, to everybody who wants it.
     fn give(&self, event: &Arc<Event>, lost: u64) {
-        for watcher in &*self.list.lock().unwrap_or_else(PoisonError::into_inner) {
-            let is_full = watcher.filter.takes(event)
-                && matches!(
-                    watcher.events.try_send(Arc::clone(event)),
-                    Err(mpsc::error::TrySendError::Full(_))
-                );
-            let lost = lost + u64::from(is_full);
-            if lost > 0 {
-                watcher.lost.fetch_add(lost, Ordering::Relaxed);
+        for watcher in &mut *self.list.lock().unwrap_or_else(PoisonError::into_inner) {
+            watcher.lost = watcher.lost.saturating_add(lost);
+            if !watcher.filter.takes(event) {
+                continue;
+            }
+            match watcher.events.try_send((Arc::clone(event), watcher.lost)) {
+                Ok(()) => watcher.lost = 0,
+                Err(_) => watcher.lost = watcher.lost.saturating_add(1),
             }
         }
     }
@@ -204,7 +200,6 @@ mod tests {
     fn a_slow_watcher_loses_events_and_is_told_how_many() {
         let watchers = Watchers::default();
         let (sender, events) = mpsc::channel(2);
-        let lost = Arc::new(AtomicU64::new(0));
         let filter = Filter {
             status: Some(200),
             ..Filter::default()
@@ -212,19 +207,25 @@ mod tests {
         watchers.list.lock().unwrap().push(Watcher {
             filter,
             events: sender,
-            lost: Arc::clone(&lost),
+            lost: 0,
         });
         for status in [200, 404, 200, 200, 404, 200] {
             watchers.give(&Arc::new(event("b", None, status, 1)), 0);
         }
         watchers.give(&Arc::new(event("b", None, 404, 1)), 5);
-        let mut watching = Watching { events, lost };
+        let mut watching = Watching { events };
         let runtime = tokio::runtime::Builder::new_current_thread()
             .build()
             .unwrap();
-        let next = runtime.block_on(watching.next()).unwrap();
-        assert_eq!(next.1, 2 + 5);
-        assert_eq!(runtime.block_on(watching.next()).unwrap().1, 0);
+        let mut next_lost = || runtime.block_on(watching.next()).unwrap().1;
+        assert_eq!(
+            [next_lost(), next_lost()],
+            [0, 0],
+            "nothing was lost before"
+        );
+        watchers.give(&Arc::new(event("b", None, 200, 1)), 0);
+        watchers.give(&Arc::new(event("b", None, 200, 1)), 0);
+        assert_eq!([next_lost(), next_lost()], [2 + 5, 0]);
         assert!(watchers.sweep());
         drop(watching);
         assert!(!watchers.sweep());

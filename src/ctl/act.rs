@@ -195,6 +195,18 @@ pub(super) async fn bucket(client: &mut Client, asked: Bucket, json: bool) -> Re
                 .await?;
             print(json, &show::bucket(answer.get_ref()), show::lines);
         }
+        Bucket::Set { name, settings } => {
+            let word = |word: Option<String>| word.map(|word| word.replace("server", ""));
+            let asked = proto::SetBucketSettingsRequest {
+                name,
+                durability: word(settings.durability),
+                etag: word(settings.etag),
+                quota_bytes: settings.quota,
+                owner: settings.owner,
+            };
+            let answer = client.set_bucket_settings(asked).await?;
+            print(json, &show::bucket(answer.get_ref()), show::lines);
+        }
         Bucket::Rm { name } => {
             let asked = proto::DeleteBucketRequest { name: name.clone() };
             client.delete_bucket(asked).await?;
@@ -209,6 +221,16 @@ pub(super) async fn info(client: &mut Client, json: bool) -> Result<(), CtlError
     let engine = client.engine_info(proto::EngineInfoRequest {}).await?;
     let value = show::info(server.get_ref(), engine.get_ref());
     print(json, &value, show::info_text);
+    Ok(())
+}
+
+pub(super) async fn checkpoint(client: &mut Client, json: bool) -> Result<(), CtlError> {
+    let answer = client.checkpoint(proto::CheckpointRequest {}).await?;
+    let value = json!({
+        "journal_before_bytes": answer.get_ref().journal_before_bytes,
+        "journal_after_bytes": answer.get_ref().journal_after_bytes,
+    });
+    print(json, &value, show::lines);
     Ok(())
 }
 

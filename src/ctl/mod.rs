@@ -1,15 +1,17 @@
 //! `lobos ctl`: asks a running server, or changes it, over the gRPC service of its control plane.
 //!
 //! Reading order: [`Ctl`] (what may be said), [`run`], `client` (the connection), `act` (what each
-//! command calls), `top` and `trace` (what goes on until it is stopped), `show` (what is printed).
+//! command calls), `check` (with its progress), `top` and `trace` (what goes on until it is
+//! stopped), `show` (what is printed).
 
 mod act;
+mod check;
 mod client;
 mod show;
 mod top;
 mod trace;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -73,6 +75,10 @@ enum Command {
     Top(Top),
     /// Requests as they are answered
     Trace(Trace),
+    /// Read all that is stored and compare it with its checksums and ETags
+    Check(Check),
+    /// Write a checkpoint of the blob store, so that its next start has less to replay
+    Checkpoint,
     /// Stop accepting, finish what is in flight and end the server
     Drain,
     /// What the server is told while it runs
@@ -80,6 +86,8 @@ enum Command {
     Config(Config),
     /// Print the completions of a shell
     Completions { shell: clap_complete::Shell },
+    /// Write the manual pages of all commands into a directory
+    Man { directory: PathBuf },
 }
 
 #[derive(Debug, Subcommand)]
@@ -151,8 +159,44 @@ enum Bucket {
     List,
     /// One bucket
     Info { name: String },
+    /// Change what a bucket is like; what is not named stays
+    Set {
+        name: String,
+        #[command(flatten)]
+        settings: Settings,
+    },
     /// Remove an empty bucket
     Rm { name: String },
+}
+
+#[derive(Debug, Args)]
+#[group(required = true, multiple = true)]
+struct Settings {
+    /// When a write is answered: strict, relaxed, or server for what the server was started with
+    #[arg(long, value_name = "WHEN", value_parser = ["strict", "relaxed", "server"])]
+    durability: Option<String>,
+    /// What ETags are: md5, fast, or server for what the server was started with
+    #[arg(long, value_name = "MODE", value_parser = ["md5", "fast", "server"])]
+    etag: Option<String>,
+    /// The most bytes that all objects together may have, such as 10GiB; 0 for any number
+    #[arg(long, value_name = "SIZE", value_parser = crate::config::bytes)]
+    quota: Option<u64>,
+    /// The user who owns it from now on
+    #[arg(long, value_name = "USER")]
+    owner: Option<String>,
+}
+
+#[derive(Debug, Args)]
+struct Check {
+    /// Only this bucket
+    #[arg(long, conflicts_with_all = ["watch", "stop"])]
+    bucket: Option<String>,
+    /// Begin nothing: watch the check that goes on, or show what the last one found
+    #[arg(long, conflicts_with = "stop")]
+    watch: bool,
+    /// End the check that goes on
+    #[arg(long)]
+    stop: bool,
 }
 
 #[derive(Debug, Args)]
@@ -229,9 +273,13 @@ fn told(status: &tonic::Status) -> String {
 /// Runs one command. Status 0: done; 1: the server refused it; 3: no server answers. `whole` is
 /// the command line of the program, for its completions.
 pub fn run(asked: Ctl, mut whole: clap::Command) -> ExitCode {
-    if let Command::Completions { shell } = asked.command {
-        clap_complete::generate(shell, &mut whole, "lobos", &mut std::io::stdout());
-        return ExitCode::SUCCESS;
+    match asked.command {
+        Command::Completions { shell } => {
+            clap_complete::generate(shell, &mut whole, "lobos", &mut std::io::stdout());
+            return ExitCode::SUCCESS;
+        }
+        Command::Man { directory } => return ended(manual(whole, &directory)),
+        _ => {}
     }
     let runtime = Builder::new_current_thread()
         .enable_all()
@@ -240,6 +288,17 @@ pub fn run(asked: Ctl, mut whole: clap::Command) -> ExitCode {
         Ok(runtime) => runtime.block_on(perform(asked)),
         Err(error) => Err(CtlError::Local(error.to_string())),
     };
+    ended(done)
+}
+
+/// A page for each command, as clap knows it.
+fn manual(whole: clap::Command, directory: &Path) -> Result<(), CtlError> {
+    std::fs::create_dir_all(directory)
+        .and_then(|()| clap_mangen::generate_to(whole, directory))
+        .map_err(|error| CtlError::Local(format!("{}: {error}", directory.display())))
+}
+
+fn ended(done: Result<(), CtlError>) -> ExitCode {
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -260,11 +319,13 @@ async fn perform(asked: Ctl) -> Result<(), CtlError> {
         Command::Bucket(bucket) => act::bucket(&mut client, bucket, json).await,
         Command::Config(config) => act::config(&mut client, config, json).await,
         Command::Info => act::info(&mut client, json).await,
+        Command::Check(check) => check::run(&mut client, check, json).await,
+        Command::Checkpoint => act::checkpoint(&mut client, json).await,
         Command::Drain => act::drain(&mut client, json).await,
         Command::Top(top) => top::run(&mut client, top, json).await,
         Command::Trace(trace) => trace::run(&mut client, trace, json).await,
         // Answered without a server.
-        Command::Completions { .. } => Ok(()),
+        Command::Completions { .. } | Command::Man { .. } => Ok(()),
     }
 }
 

@@ -142,6 +142,9 @@ pub(super) fn bucket(bucket: &proto::Bucket) -> Value {
         "owner_id": bucket.owner_id,
         "created": bucket.created.as_ref().map(time),
         "durability": bucket.durability,
+        "etag": bucket.etag,
+        "quota_bytes": Some(bucket.quota_bytes).filter(|bytes| *bytes > 0),
+        "quota_used_bytes": bucket.quota_used_bytes,
     })
 }
 
@@ -155,6 +158,7 @@ pub(super) fn info(
             "bucket": mount.bucket,
             "directory": mount.directory,
             "free_bytes": mount.free_bytes,
+            "capacity_bytes": mount.capacity_bytes,
             "lacks": mount.lacks,
         })
     };
@@ -165,6 +169,19 @@ pub(super) fn info(
             "device": store.device,
             "lacks": store.lacks,
             "durability": store.durability,
+            "held_bytes": store.held_bytes,
+            "reserve_bytes": store.reserve_bytes,
+            "fragmentation": store.fragmentation,
+            "longest_free_run_bytes": store.longest_free_run_bytes,
+            "buckets": store.buckets,
+            "objects": store.objects,
+            "uploads": store.uploads,
+            "index_bytes": store.index_bytes,
+            "journal_bytes": store.journal_bytes,
+            "journal_used_bytes": store.journal_used_bytes,
+            "checkpoint_bytes": store.checkpoint_bytes,
+            "checkpoint_running": store.checkpoint_running,
+            "read_only": store.read_only,
         })
     };
     json!({
@@ -188,17 +205,9 @@ pub(super) fn info(
 
 /// For people: sizes with units, the mounts as a table.
 pub(super) fn info_text(info: &Value) -> String {
-    let mut plain = Map::new();
-    for (name, value) in info.as_object().into_iter().flatten() {
-        match (name.strip_suffix("_bytes"), value.as_u64()) {
-            (Some(bare), Some(bytes)) => {
-                plain.insert(bare.to_owned(), Value::String(size(bytes as f64)));
-            }
-            _ if name == "mounts" || name == "store" => {}
-            _ => {
-                plain.insert(name.clone(), value.clone());
-            }
-        }
+    let mut plain = info.clone();
+    if let Some(fields) = plain.as_object_mut() {
+        fields.retain(|name, _| name != "mounts" && name != "store");
     }
     let mut mounts = info.get("mounts").cloned().unwrap_or_default();
     for mount in mounts.as_array_mut().into_iter().flatten() {
@@ -210,21 +219,31 @@ pub(super) fn info_text(info: &Value) -> String {
             fields.insert("free".to_owned(), Value::String(size(free as f64)));
         }
     }
-    let mut text = lines(&Value::Object(plain));
+    let mut text = lines(&with_units(&plain));
     if mounts.as_array().is_some_and(|mounts| !mounts.is_empty()) {
         let mounts = table(&mounts, &["bucket", "directory", "free", "lacks"]);
         let _ = write!(text, "\n{mounts}");
     }
     if let Some(store) = info.get("store").filter(|store| store.is_object()) {
-        let bytes = |name: &str| {
-            let bytes = store.get(name).and_then(Value::as_u64).unwrap_or(0);
-            size(bytes as f64)
-        };
-        let (free, all) = (bytes("free_bytes"), bytes("size_bytes"));
-        let device = words(store.get("device"));
-        let _ = writeln!(text, "\nblob store: {free} of {all} free, by {device}");
+        let _ = write!(text, "\nblob store\n{}", lines(&with_units(store)));
     }
     text
+}
+
+/// The same fields, sizes as words.
+fn with_units(object: &Value) -> Value {
+    let mut plain = Map::new();
+    for (name, value) in object.as_object().into_iter().flatten() {
+        match (name.strip_suffix("_bytes"), value.as_u64()) {
+            (Some(bare), Some(bytes)) => {
+                plain.insert(bare.to_owned(), Value::String(size(bytes as f64)));
+            }
+            _ => {
+                plain.insert(name.clone(), value.clone());
+            }
+        }
+    }
+    Value::Object(plain)
 }
 
 /// As RFC 3339 has it.

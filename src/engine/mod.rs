@@ -45,6 +45,7 @@
 
 pub mod blob;
 mod engines;
+mod everything;
 pub mod fs;
 mod locks;
 mod types;
@@ -56,16 +57,17 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 
 pub use engines::{Engines, EnginesError};
+pub use everything::{Everything, Stored};
 pub use locks::{
     BucketLock, Bypass, DefaultRetention, Lock, LockChange, Retention, RetentionMode,
     RetentionPeriod,
 };
 pub use types::{
     BucketConfig, BucketInfo, BucketName, Checksum, ChecksumAlgorithm, ChecksumKind, Commit,
-    CompletePlan, Condition, Deleted, Durability, ETag, EngineError, Entry, InvalidName, Metadata,
-    ObjectKey, Part, PartRef, PartsPage, Precondition, Range, Resume, ScanItem, ScanPage, ScanPlan,
-    Tags, Upload, UploadId, UploadPlan, UploadsPage, UploadsPlan, UserMetadata, VersionId,
-    VersionItem, Versioning, VersionsPage, VersionsPlan, VersionsResume,
+    CompletePlan, Condition, Deleted, Durability, ETag, ETagMode, EngineError, Entry, InvalidName,
+    Metadata, ObjectKey, Part, PartRef, PartsPage, Precondition, Range, Resume, ScanItem, ScanPage,
+    ScanPlan, Tags, Upload, UploadId, UploadPlan, UploadsPage, UploadsPlan, UserMetadata,
+    VersionId, VersionItem, Versioning, VersionsPage, VersionsPlan, VersionsResume,
 };
 
 /// One place where buckets are: finds a bucket by its name and makes new ones.
@@ -144,6 +146,7 @@ pub enum Bucket {
 }
 
 impl Bucket {
+    /// When a write is answered, unless [`BucketConfig::durability`] says otherwise.
     pub fn durability(&self) -> Durability {
         match self {
             Self::Fs(bucket) => bucket.durability(),

@@ -571,6 +571,15 @@ pub struct BucketConfig {
     /// `Some`: versions can be locked, and are kept as if `versioning` were `Enabled`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lock: Option<BucketLock>,
+    /// When a write to it is answered; `None`: as the engine was started.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub durability: Option<Durability>,
+    /// What the ETags of new objects are; `None`: as the server was started.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub etag: Option<ETagMode>,
+    /// How many bytes all objects together may have; `None`: any number.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub quota_bytes: Option<u64>,
 }
 
 impl BucketConfig {
@@ -582,6 +591,9 @@ impl BucketConfig {
             documents: BTreeMap::new(),
             versioning: None,
             lock: None,
+            durability: None,
+            etag: None,
+            quota_bytes: None,
         }
     }
 
@@ -602,6 +614,26 @@ impl BucketConfig {
         match bytes.len() <= BUCKET_CONFIG_BYTES_MAX {
             true => Ok(bytes),
             false => Err(EngineError::ConfigTooLarge),
+        }
+    }
+}
+
+/// How a bucket's ETags are made. The S3 layer makes them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ETagMode {
+    /// The MD5 of the bytes, as S3 makes it. It costs as much as the rest of a PUT.
+    #[default]
+    Md5,
+    /// Random bytes, new with every write, in a form that clients do not take for an MD5.
+    Fast,
+}
+
+impl ETagMode {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Md5 => "md5",
+            Self::Fast => "fast",
         }
     }
 }

@@ -14,6 +14,7 @@ use super::sim::SimDevice;
 #[cfg(feature = "spdk")]
 use super::spdk::Spdk;
 use super::uring::{Operation, Uring};
+use crate::metrics::DeviceTimes;
 
 /// One open device; cheap to clone, usable from every event loop. It is owned until the last
 /// clone is dropped and the last transfer is over.
@@ -185,6 +186,17 @@ impl Device {
         }
     }
 
+    /// How long its transfers and flushes take; of the simulator and of SPDK it is not known.
+    pub fn times(&self) -> Option<&DeviceTimes> {
+        match self {
+            Self::Uring(uring) => Some(&uring.media.times),
+            Self::Pool(pool) => Some(&pool.media.times),
+            Self::Sim(_) => None,
+            #[cfg(feature = "spdk")]
+            Self::Spdk(_) => None,
+        }
+    }
+
     pub fn buffers(&self) -> &BufferPool {
         match self {
             Self::Uring(uring) => &uring.media.buffers,
@@ -227,6 +239,7 @@ impl Device {
     /// Makes every write that was answered before this call durable. After an error nothing is
     /// known of any of them, and a second flush would not tell.
     pub async fn flush(&self) -> io::Result<()> {
+        let _timing = self.times().map(DeviceTimes::syncing);
         match self {
             Self::Uring(uring) => match uring.start(Operation::Flush) {
                 Ok(transfer) => transfer.await.0,
@@ -296,6 +309,11 @@ impl Device {
     }
 
     async fn transfer(&self, operation: Operation) -> (io::Result<()>, DmaBuf) {
+        let _timing = self.times().map(|times| match operation {
+            Operation::Read { .. } => times.reading(),
+            Operation::Write { .. } => times.writing(),
+            Operation::Flush => times.syncing(),
+        });
         let outcome = match self {
             Self::Uring(uring) => match uring.start(operation) {
                 Ok(transfer) => transfer.await,

@@ -356,6 +356,12 @@ pub(crate) fn free_bytes(dir: impl AsFd) -> Result<u64, Errno> {
     Ok(fs.f_bavail.saturating_mul(fs.f_frsize))
 }
 
+/// Bytes that the file system has.
+pub(crate) fn capacity_bytes(dir: impl AsFd) -> Result<u64, Errno> {
+    let fs = retry(|| rustix::fs::fstatvfs(dir.as_fd()))?;
+    Ok(fs.f_blocks.saturating_mul(fs.f_frsize))
+}
+
 /// Cuts a file off, or extends it with zeros.
 pub(crate) fn set_size(file: impl AsFd, size_bytes: u64) -> Result<(), Errno> {
     retry(|| rustix::fs::ftruncate(file.as_fd(), size_bytes))

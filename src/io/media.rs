@@ -19,6 +19,7 @@ use rustix::io::Errno;
 
 use super::dma::{BLOCK_BYTES, BufferPool};
 use super::files::retry;
+use crate::metrics::DeviceTimes;
 
 /// Who may have the device open beside us.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,6 +75,7 @@ pub(super) struct Media {
     pub(super) buffered_because: Option<Box<str>>,
     pub(super) logical_block_bytes: u32,
     pub(super) buffers: BufferPool,
+    pub(super) times: DeviceTimes,
 }
 
 impl Media {
@@ -115,6 +117,7 @@ impl Media {
             buffered_because,
             logical_block_bytes,
             buffers,
+            times: DeviceTimes::default(),
         };
         media.refresh_size().map_err(|source| DeviceError::Io {
             path: path.into(),

@@ -18,6 +18,7 @@ use super::acl::{Acl, Permission};
 use super::auth::policy::{self, BucketPolicy, Caller, Case, Decision, Relation};
 use super::auth::{Identity, User};
 use super::error::{Code, S3Error};
+use super::quota::Room;
 use super::request::Local;
 use super::route::Operation;
 use crate::engine::{Bucket, BucketConfig, BucketName, EngineError, Entry, ObjectKey, VersionId};
@@ -98,6 +99,11 @@ async fn enter_as<'a>(
 }
 
 impl<'a> Access<'a> {
+    /// Room in the bucket for a write of so many bytes, where it has a quota.
+    pub(super) async fn claim(&self, bytes: u64) -> Result<Option<Room>, S3Error> {
+        self.s3.quotas.claim(&self.name, &self.bucket, bytes).await
+    }
+
     /// The same caller in the bucket of a copy source, of which a version may be named.
     pub(super) async fn enter_source(
         &self,

@@ -35,11 +35,7 @@ pub(super) async fn object(
     let source_version = source.reader.entry().version.clone();
     let source_bucket = source.bucket.clone();
     if source.size_bytes > PUT_BYTES_MAX {
-        return Err(S3Error::with_message(
-            Code::InvalidRequest,
-            "The specified copy source is larger than the maximum allowable size for a copy \
-             source: 5368709120",
-        ));
+        return Err(S3Error::with_message(Code::InvalidRequest, TOO_LARGE));
     }
     let mut given = headers::metadata(asked)?;
     given.acl = acl::of_write(access, object).await?;
@@ -64,6 +60,10 @@ pub(super) async fn object(
             .await?
     } else {
         let etag = source.reader.entry().etag.clone();
+        let quotas = &call.s3.quotas;
+        let _within = quotas
+            .claim(&object.bucket, bucket, source.size_bytes)
+            .await?;
         let mut writer = bucket.begin(&object.key, Some(source.size_bytes)).await?;
         let checksum = match recompute {
             None => {
@@ -103,6 +103,9 @@ fn result(entry: &Entry) -> String {
     }
     page.finish("CopyObjectResult")
 }
+
+const TOO_LARGE: &str = "The specified copy source is larger than the maximum allowable size for a \
+                         copy source: 5368709120";
 
 /// Tags that are copied are read there and written here.
 async fn permit_tags(access: &Access<'_>, source: &Source, to: &ObjectRef) -> Result<(), S3Error> {

@@ -26,6 +26,9 @@ pub(super) async fn object(
     let deleted = delete(access, &object.key, version.as_ref(), &precondition)
         .await?
         .map_err(|error| versioning::missing(error, object, version.as_ref()))?;
+    if deleted == Deleted::Removed {
+        call.s3.quotas.has_shrunk(&object.bucket);
+    }
     let mut reply = reply::empty(StatusCode::NO_CONTENT);
     let headers = reply.headers_mut();
     if let Deleted::Marked(_) | Deleted::MarkerRemoved = deleted {
@@ -60,6 +63,7 @@ async fn delete(
 
 /// DeleteObjects: up to 1,000 keys, each with an answer of its own.
 pub(super) async fn objects(call: Call<'_>, access: &Access<'_>) -> Result<Reply, S3Error> {
+    let s3 = call.s3;
     let (payload, room) = call.payload(Want::default()).await?;
     let body = payload.collect(DELETE_XML_BYTES_MAX).await?;
     let order = Order::parse(&body)?;
@@ -84,6 +88,7 @@ pub(super) async fn objects(call: Call<'_>, access: &Access<'_>) -> Result<Reply
             }
         }
     }
+    s3.quotas.has_shrunk(&access.name);
     Ok(reply::large_xml(page.finish("DeleteResult"), room))
 }
 

@@ -69,6 +69,30 @@ impl S3Error {
     }
 }
 
+/// Whose fault it is that a request failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Fault {
+    Client,
+    Device,
+    Load,
+    Bug,
+}
+
+impl S3Error {
+    /// `None`: it says only that nothing changed.
+    pub(super) fn fault(&self) -> Option<Fault> {
+        match (self.code, &self.cause) {
+            (Code::NotModified, _) => None,
+            (Code::SlowDown, _) => Some(Fault::Load),
+            (Code::InsufficientStorage | Code::ServiceUnavailable, _) | (_, Some(_)) => {
+                Some(Fault::Device)
+            }
+            (Code::InternalError, None) => Some(Fault::Bug),
+            _ => Some(Fault::Client),
+        }
+    }
+}
+
 impl fmt::Display for S3Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: {}", self.code.as_str(), self.message)?;
@@ -253,6 +277,7 @@ codes! {
     OwnershipControlsNotFoundError NOT_FOUND "The bucket ownership controls were not found",
     PreconditionFailed PRECONDITION_FAILED "At least one of the preconditions that you specified did not hold.",
     ReplicationConfigurationNotFoundError NOT_FOUND "The replication configuration was not found",
+    QuotaExceeded FORBIDDEN "The bucket's quota does not leave room for this.",
     RequestHeaderSectionTooLarge REQUEST_HEADER_FIELDS_TOO_LARGE "Your request header section exceeds the maximum allowed size.",
     RequestTimeTooSkewed FORBIDDEN "The difference between the request time and the server's time is too large.",
     RequestTimeout REQUEST_TIMEOUT "Your socket connection to the server was not read from or written to within the timeout period.",

@@ -2,21 +2,8 @@
 
 use std::collections::HashMap;
 
-use serde::Deserialize;
-
 use crate::clock::Entropy;
-use crate::engine::{BucketName, ETag};
-
-/// How a bucket's ETags are made.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum ETagMode {
-    /// The MD5 of the bytes, as S3 makes it. It costs as much as the rest of a PUT.
-    #[default]
-    Md5,
-    /// Random bytes, new with every write, in a form that clients do not take for an MD5.
-    Fast,
-}
+use crate::engine::{Bucket, BucketName, ETag, ETagMode, EngineError};
 
 /// The server's mode, and those of buckets that have one of their own.
 #[derive(Clone, Debug, Default)]
@@ -26,8 +13,19 @@ pub struct ETagModes {
 }
 
 impl ETagModes {
-    pub(super) fn of(&self, bucket: &BucketName) -> ETagMode {
-        self.buckets.get(bucket).copied().unwrap_or(self.default)
+    /// The mode of a bucket whose own configuration says nothing of it.
+    pub fn of(&self, name: &BucketName) -> ETagMode {
+        self.buckets.get(name).copied().unwrap_or(self.default)
+    }
+
+    /// What the bucket's own configuration says, or else the server's.
+    pub(super) async fn of_bucket(
+        &self,
+        name: &BucketName,
+        bucket: &Bucket,
+    ) -> Result<ETagMode, EngineError> {
+        let own = bucket.config().await?.etag;
+        Ok(own.unwrap_or_else(|| self.of(name)))
     }
 }
 

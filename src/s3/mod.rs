@@ -29,6 +29,7 @@ mod policies;
 mod post;
 mod post_policy;
 mod put;
+mod quota;
 mod range;
 mod reply;
 mod request;
@@ -61,20 +62,22 @@ use tokio::sync::Notify;
 pub use authorize::Ownership;
 pub use cors::ForeignPage;
 pub use error::{Code, S3Error};
-pub use etag::{ETagMode, ETagModes};
+pub use etag::ETagModes;
 pub use reply::{ReplyBody, ReplyError};
 pub use request::{Local, host_of, virtual_bucket, without_port};
 
 use auth::{Authenticated, Gate, Identity, Users};
 use authorize::{Access, RuleBook};
+use error::Fault;
 use payload::{Payload, Want};
-use reply::{Reply, error as error_reply};
+use quota::Quotas;
+use reply::{Flight, Reply, error as error_reply};
 use request::{ObjectRef, Query, Target};
 use route::Operation;
 
 use crate::budget::{Budget, Permit};
 use crate::clock::{Clock, Entropy};
-use crate::engine::{BucketConfig, Engines};
+use crate::engine::{BucketConfig, BucketName, ETagMode, Engines};
 use crate::limits;
 use crate::metrics::Metrics;
 use crate::trace::{Event, Trace};
@@ -114,6 +117,7 @@ pub struct S3 {
     metrics: Arc<Metrics>,
     entropy: Entropy,
     etags: ETagModes,
+    quotas: Quotas,
     trace: Trace,
     lifecycle_changes: Notify,
 }
@@ -146,6 +150,7 @@ impl S3 {
             request_ids,
             entropy,
             etags,
+            quotas: Quotas::default(),
             metrics: Arc::new(Metrics::new(Operation::VARIANTS)),
             trace,
             lifecycle_changes: Notify::new(),
@@ -191,6 +196,16 @@ impl S3 {
         (id, name)
     }
 
+    /// What the ETags of new objects of a bucket are made of.
+    pub fn etag_mode(&self, name: &BucketName, config: &BucketConfig) -> ETagMode {
+        config.etag.unwrap_or_else(|| self.etags.of(name))
+    }
+
+    /// Bytes of all objects of a bucket with a quota, as far as they were measured.
+    pub fn quota_used_bytes(&self, name: &BucketName) -> Option<u64> {
+        self.quotas.used_bytes(name)
+    }
+
     /// Memory for bodies in flight: what is free of it, and all of it.
     pub fn body_memory_bytes(&self) -> (usize, usize) {
         (self.budget.free_bytes(), self.budget.total_bytes())
@@ -201,6 +216,22 @@ impl S3 {
         let index = operation.map(|operation| operation as usize);
         self.metrics
             .observe(index, reply.status().as_u16(), elapsed);
+    }
+
+    fn count_fault(&self, error: &S3Error) {
+        let faults = &self.metrics.faults;
+        match error.fault() {
+            None => {}
+            Some(Fault::Client) => faults.client.add(1),
+            Some(Fault::Device) => faults.device.add(1),
+            Some(Fault::Load) => faults.load.add(1),
+            Some(Fault::Bug) => faults.bug.add(1),
+        }
+    }
+
+    /// Requests that wait for memory for their bodies.
+    pub fn waiting_for_memory(&self) -> usize {
+        self.budget.waiting()
     }
 
     /// A new `x-amz-request-id`, for a reply that is made outside of [`handle`].
@@ -219,6 +250,7 @@ where
     B: Body<Data = Bytes, Error: Into<BodyError>> + 'static,
 {
     let began = Instant::now();
+    let flight = Flight::begin(Arc::clone(&s3.metrics));
     let mut seen = Seen {
         peer: local.peer,
         ..Seen::default()
@@ -241,6 +273,7 @@ where
         Ok(reply) => reply,
         Err(error) => {
             log_error(&error, &head, &id);
+            s3.count_fault(&error);
             error_reply(&error, &head, id.as_str())
         }
     };
@@ -251,6 +284,13 @@ where
     label(&mut reply, &id);
     let elapsed = began.elapsed();
     s3.count(seen.operation, &reply, elapsed);
+    let judged = seen.admitted.map_or(elapsed, |at| at - began);
+    s3.metrics.stages.auth.observe(judged);
+    if seen.admitted.is_some() {
+        let rest = elapsed.saturating_sub(judged);
+        s3.metrics.stages.engine.observe(rest);
+    }
+    reply.body_mut().set_flight(flight);
     if s3.trace.is_watched() {
         s3.trace.tell(event(s3, seen, &head, &reply, &id, elapsed));
     }
@@ -263,6 +303,7 @@ where
 pub fn refuse(s3: &S3, error: &S3Error, head: &Parts) -> Response<ReplyBody> {
     let id = s3.request_ids.next();
     log_error(error, head, &id);
+    s3.count_fault(error);
     let mut reply = error_reply(error, head, id.as_str());
     s3.count(None, &reply, Duration::ZERO);
     label(&mut reply, &id);
@@ -284,6 +325,8 @@ fn label(reply: &mut Reply, id: &RequestId) {
 struct Seen {
     peer: Option<IpAddr>,
     operation: Option<Operation>,
+    /// When it was clear who asks and that they may.
+    admitted: Option<Instant>,
     bucket: Option<Box<str>>,
     key: Option<Box<str>>,
     user: Option<Box<str>>,
@@ -382,11 +425,33 @@ async fn answer(
         who,
         body,
     };
+    perform(call, operation, target, seen).await
+}
+
+/// Lets the request in, and gives it to its verb.
+async fn perform(
+    call: Call<'_>,
+    operation: Operation,
+    target: Target,
+    seen: &mut Seen,
+) -> Result<Reply, S3Error> {
+    let (s3, head, local) = (call.s3, call.head, call.local);
+    let mut admit = || seen.admitted = Some(Instant::now());
     match target {
-        Target::Service => service::list_buckets(&call).await,
+        Target::Service => {
+            admit();
+            service::list_buckets(&call).await
+        }
         Target::Bucket(name) => match operation {
-            Operation::CreateBucket => bucket::create(call, &name).await,
-            Operation::PostObject => post::object(call, &name).await,
+            // Whether they may is asked on the way.
+            Operation::CreateBucket => {
+                admit();
+                bucket::create(call, &name).await
+            }
+            Operation::PostObject => {
+                admit();
+                post::object(call, &name).await
+            }
             operation => {
                 let who = call.who.identity();
                 let access = authorize::enter(s3, who, head, local, &name).await?;
@@ -395,6 +460,7 @@ async fn answer(
                     Operation::DeleteObjects => access.refuse_hopeless().await?,
                     operation => access.permit(operation, None).await?,
                 }
+                admit();
                 bucket_verb(call, operation, &access).await
             }
         },
@@ -402,6 +468,7 @@ async fn answer(
             let who = call.who.identity();
             let access = authorize::enter(s3, who, head, local, &object.bucket).await?;
             access.permit(operation, Some(&object.key)).await?;
+            admit();
             let reads = matches!(head.method, Method::GET | Method::HEAD);
             let outcome = object_verb(call, operation, &access, &object).await;
             let outcome = lifecycle::announce(operation, outcome, &access, &object).await;

@@ -7,6 +7,7 @@ use md5::{Digest as _, Md5};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 
 use super::auth::{FormSignature, missing_field};
+use super::authorize::Access;
 use super::checksum::{self, Hasher};
 use super::error::{Code, S3Error};
 use super::form::Form;
@@ -64,13 +65,15 @@ pub(super) async fn object(call: Call<'_>, name: &BucketName) -> Result<Reply, S
     metadata.lock = object_lock::of_write(&access).await?;
     let mut writer = access.bucket.begin(&object.key, None).await?;
     writer.set_window(room.bytes());
-    let entry = store(form, writer, &object, &fields, metadata, policy.as_ref()).await?;
+    let policy = policy.as_ref();
+    let entry = store(&access, form, writer, &object, &fields, metadata, policy).await?;
     let host = super::host_of(head).unwrap_or("localhost");
     fields.answer(&object, &entry, host)
 }
 
 /// Streams the file, and commits it when the whole body was found true.
 async fn store(
+    access: &Access<'_>,
     mut form: Form<Payload>,
     mut writer: Writer,
     object: &ObjectRef,
@@ -103,6 +106,8 @@ async fn store(
         policy.check_size(size_bytes)?;
     }
     form.finish().await?;
+    // How long the file is, the form did not say before.
+    let _within = access.claim(size_bytes).await?;
     let checksum = hasher.map(|hasher| Checksum {
         algorithm: hasher.algorithm(),
         kind: ChecksumKind::FullObject,

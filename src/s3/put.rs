@@ -4,12 +4,12 @@ use http::StatusCode;
 
 use super::authorize::Access;
 use super::error::{Code, S3Error};
-use super::etag::{ETagMode, etag};
+use super::etag::etag;
 use super::payload::{Digests, Payload, Want};
 use super::reply::{self, Reply};
 use super::request::ObjectRef;
 use super::{Call, acl, conditions, headers, object_lock, versioning};
-use crate::engine::{Bucket, Commit, EngineError, Entry, Precondition, Writer};
+use crate::engine::{Bucket, Commit, ETagMode, EngineError, Entry, Precondition, Writer};
 use crate::limits::PUT_BYTES_MAX;
 
 pub(super) async fn object(
@@ -28,13 +28,15 @@ pub(super) async fn object(
     let s3 = call.s3;
     let (mut payload, room) = call
         .payload(Want {
-            md5: s3.etags.of(&object.bucket) == ETagMode::Md5,
+            md5: s3.etags.of_bucket(&object.bucket, bucket).await? == ETagMode::Md5,
             is_data: true,
             algorithm: None,
             ..Want::default()
         })
         .await?;
     check_size(&payload)?;
+    let size_bytes = payload.size_bytes().unwrap_or(0);
+    let _within = s3.quotas.claim(&object.bucket, bucket, size_bytes).await?;
     let mut writer = bucket.begin(&object.key, payload.size_bytes()).await?;
     writer.set_window(room.bytes());
     append_all(&mut payload, &mut writer).await?;

@@ -1,7 +1,9 @@
 //! What a verb answers, and how it becomes HTTP.
 
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Instant;
 
 use bytes::Bytes;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
@@ -15,6 +17,7 @@ use super::error::{Code, S3Error};
 use super::xml::{Writer, xml_can_carry};
 use crate::budget::Permit;
 use crate::engine::{ByteStream, EngineError};
+use crate::metrics::Metrics;
 
 /// A verb's answer.
 pub(super) type Reply = Response<ReplyBody>;
@@ -27,6 +30,34 @@ pub struct ReplyBody {
     permit: Option<Permit>,
     /// Of the request that it answers, for the log.
     request_id: Option<RequestId>,
+    flight: Option<Flight>,
+}
+
+/// One request from its head until its reply is sent or given up, as the metrics count it.
+#[derive(Debug)]
+pub(super) struct Flight {
+    metrics: Arc<Metrics>,
+    /// When the reply's head was there.
+    answered: Option<Instant>,
+}
+
+impl Flight {
+    pub(super) fn begin(metrics: Arc<Metrics>) -> Self {
+        metrics.begun.add(1);
+        Self {
+            metrics,
+            answered: None,
+        }
+    }
+}
+
+impl Drop for Flight {
+    fn drop(&mut self) {
+        if let Some(answered) = self.answered {
+            self.metrics.stages.send.observe(answered.elapsed());
+        }
+        self.metrics.ended.add(1);
+    }
 }
 
 #[derive(Debug, Default)]
@@ -62,7 +93,7 @@ impl ReplyBody {
                 verifier: None,
             },
             permit: Some(permit),
-            request_id: None,
+            ..Self::default()
         }
     }
 
@@ -71,6 +102,12 @@ impl ReplyBody {
         if let Content::Stream { verifier, .. } = &mut self.content {
             *verifier = Some(Box::new(with));
         }
+    }
+
+    /// The request is answered, and its reply begins to be sent.
+    pub(super) fn set_flight(&mut self, mut flight: Flight) {
+        flight.answered = Some(Instant::now());
+        self.flight = Some(flight);
     }
 
     /// Says which request it answers.
@@ -130,6 +167,9 @@ impl Body for ReplyBody {
                                 tracing::error!(request_id = id, %error, "a reply was cut short");
                             }
                             _ => tracing::warn!(request_id = id, %error, "a reply was cut short"),
+                        }
+                        if let Some(flight) = &this.flight {
+                            flight.metrics.faults.device.add(1);
                         }
                         *content = Content::Empty;
                         Poll::Ready(Some(Err(ReplyError(error))))

@@ -3,11 +3,9 @@
 import encodings.idna  # noqa: F401 -- a child that is another user cannot read it any more
 import json
 import os
-import pty
 import re
 import shutil
 import socket
-import struct
 import subprocess
 import tempfile
 import threading
@@ -17,64 +15,18 @@ import traceback
 import pytest
 from botocore.exceptions import ClientError
 
-from lobos import BINARY, REPOSITORY, clean_environment, run
+from controlled import (
+    Controlled, eventually_works, grpc_call, in_terminal, refused, site_error, traffic)
+from lobos import AWS, BINARY, REPOSITORY, clean_environment, client_environment, run
 
 PROTO = REPOSITORY / "proto" / "loboscontrol.proto"
 STRANGER = 1234
 needs_root = pytest.mark.skipif(os.getuid() != 0, reason="only root can be another user")
 
 
-class Controlled:
-    """A server whose control plane is at a free port, and `lobos ctl` for it."""
-
-    def __init__(self, start, directory, address="127.0.0.1:0", more="", auth="", logging=""):
-        directory.mkdir(exist_ok=True)
-        config = directory / "lobos.cfg"
-        config.write_text(f"""
-            [server]
-            listen = "127.0.0.1:0"
-            state_dir = "{directory}/state"
-            [filesystem]
-            root = "{directory}/root"
-            [filesystem.buckets]
-            data = "{directory}/data"
-            [control]
-            listen = "{address}"
-            {more}
-            [log]
-            level = "info"
-            {logging}
-            {auth}
-        """)
-        self.home = directory
-        self.server = start("-c", config)
-        self.address = re.search(r"^control: (\S+)$", self.server.printed(), re.M)[1]
-
-    def ctl(self, *arguments, status=0):
-        command = [BINARY, "ctl", "--address", self.address, *arguments]
-        return run(command, clean_environment(self.home), status=status)
-
-    def json(self, *arguments):
-        return json.loads(self.ctl(*arguments, "--json"))
-
-    def add(self, name, *arguments):
-        """A user, and a client that signs with its keys."""
-        user = self.json("user", "add", name, *arguments)
-        return user, self.client(user)
-
-    def client(self, pair):
-        return self.server.client(access_key=pair["access_key"], secret_key=pair["secret_key"])
-
-
 @pytest.fixture
 def site(start, tmp_path):
     return Controlled(start, tmp_path)
-
-
-def refused(call, **arguments):
-    with pytest.raises(ClientError) as error:
-        call(**arguments)
-    return error.value.response["Error"]["Code"]
 
 
 def grpcurl():
@@ -110,6 +62,30 @@ def test_grpcurl_makes_a_user_whose_keys_work_at_once(site):
     assert "InvalidArgument" in failed.stderr and '"field": "name"' in failed.stderr
 
 
+def test_the_aws_cli_works_with_new_keys_at_once_and_with_old_ones_no_more(site):
+    """Another process for each request: what counts is what the server knows, not a connection."""
+    def aws(pair, *arguments, status=0):
+        environment = client_environment(
+            site.server, site.home, AWS_ACCESS_KEY_ID=pair["access_key"],
+            AWS_SECRET_ACCESS_KEY=pair["secret_key"])
+        done = subprocess.run([*AWS, "s3api", *arguments], env=environment, capture_output=True,
+                              text=True, timeout=60)
+        assert (done.returncode == 0) == (status == 0), done
+        return done.stderr
+
+    ann = site.json("user", "add", "ann")
+    body = site.home / "body"
+    body.write_bytes(b"1")
+    aws(ann, "put-object", "--bucket", "data", "--key", "k", "--body", str(body))
+    fresh = site.json("user", "rotate", "ann")
+    head = ["head-object", "--bucket", "data", "--key", "k"]
+    get = ["get-object", "--bucket", "data", "--key", "k", str(site.home / "got")]
+    assert "InvalidAccessKeyId" in aws(ann, *get, status=1)
+    aws(fresh, *head)
+    site.ctl("user", "rm", "ann")
+    assert "InvalidAccessKeyId" in aws(fresh, *get, status=1)
+
+
 def test_a_change_of_a_user_counts_for_the_next_request(site):
     ann, s3 = site.add("ann")
     s3.put_object(Bucket="data", Key="a", Body=b"1")
@@ -141,13 +117,6 @@ def test_a_change_of_a_user_counts_for_the_next_request(site):
     for pair in (ann, fresh, short):
         assert pair["secret_key"] not in log
     assert log.count("lobos::audit") >= 6 and "uid " in log
-
-
-def site_error(site, *arguments, status=1):
-    command = [BINARY, "ctl", "--address", site.address, *arguments]
-    done = subprocess.run(command, env=clean_environment(site.home), capture_output=True, text=True)
-    assert done.returncode == status, done
-    return done.stderr
 
 
 def test_a_user_without_a_policy_may_work_everywhere_and_one_with_none_in_its_own(site):
@@ -227,7 +196,7 @@ def test_users_of_the_configuration_are_shown_and_stay_as_they_are(start, tmp_pa
     assert "already" in site_error(site, "user", "add", "eve")
 
 
-@pytest.mark.parametrize("damage", ["truncated", "exposed", "newer"])
+@pytest.mark.parametrize("damage", ["truncated", "exposed", "newer", "unreadable", "deep"])
 def test_a_server_does_not_start_with_users_that_it_cannot_trust(start, tmp_path, damage):
     site = Controlled(start, tmp_path)
     site.add("ann")
@@ -237,28 +206,73 @@ def test_a_server_does_not_start_with_users_that_it_cannot_trust(start, tmp_path
         os.truncate(users, 40)
     elif damage == "exposed":
         users.chmod(0o644)
+    elif damage == "deep":
+        users.write_text("[" * 1_000_000)
+    elif damage == "unreadable":
+        # Root reads whatever the mode says; nobody reads a directory.
+        users.unlink()
+        users.mkdir()
     else:
         users.write_text(users.read_text().replace('"version": 1', '"version": 99'))
-    before = users.read_bytes()
+    before = users.is_file() and users.read_bytes()
     with pytest.raises(AssertionError, match="users.json"):
         Controlled(start, tmp_path)
-    assert users.read_bytes() == before
+    assert (users.is_file() and users.read_bytes()) == before
 
 
-def grpc_call(path, message=b""):
-    """The bytes of one call: HTTP/2 with literal headers, one gRPC message."""
-    def frame(kind, flags, stream, payload):
-        return struct.pack(">I", len(payload))[1:] + bytes([kind, flags]) + struct.pack(">I", stream) + payload
+@pytest.mark.parametrize("damage", ["truncated", "exposed"])
+def test_users_that_can_no_longer_be_trusted_are_locked_out_until_they_can(site, damage):
+    _, s3 = site.add("ann")
+    s3.list_objects_v2(Bucket="data")
+    users = site.home / "state" / "users.json"
+    whole = users.read_bytes()
+    if damage == "truncated":
+        os.truncate(users, len(whole) // 2)
+    else:
+        users.chmod(0o644)
+    eventually_works(lambda: locked_out(s3))
+    assert "users.json" in site_error(site, "user", "add", "bob")
+    assert damage == "exposed" or users.read_bytes() != whole
+    site.server.client().list_objects_v2(Bucket="data")
+    users.write_bytes(whole)
+    users.chmod(0o600)
+    eventually_works(lambda: not locked_out(s3))
+    assert [user["name"] for user in site.json("user", "list")] == ["ann", "root"]
 
-    def literal(name, value):
-        return b"\x00" + bytes([len(name)]) + name.encode() + bytes([len(value)]) + value.encode()
 
-    headers = b"".join(literal(*pair) for pair in [
-        (":method", "POST"), (":scheme", "http"), (":path", path), (":authority", "localhost"),
-        ("content-type", "application/grpc"), ("te", "trailers")])
-    body = b"\x00" + struct.pack(">I", len(message)) + message
-    return (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + frame(4, 0, 0, b"")
-            + frame(1, 4, 1, headers) + frame(0, 1, 1, body))
+def locked_out(s3):
+    try:
+        s3.list_objects_v2(Bucket="data")
+        return False
+    except ClientError as error:
+        assert error.response["Error"]["Code"] == "InvalidAccessKeyId"
+        return True
+
+
+def test_two_processes_that_edit_users_at_once_lose_nobody(start, tmp_path):
+    shared = tmp_path / "shared"
+    sites = [Controlled(start, shared), Controlled(start, shared)]
+    failures = []
+
+    def edit(site, side):
+        try:
+            for number in range(6):
+                site.ctl("user", "add", f"{side}-{number}")
+                site.ctl("user", "disable", f"{side}-{number}")
+            site.ctl("user", "rm", f"{side}-0")
+        except BaseException as failure:  # noqa: BLE001 -- told by the test's own thread
+            failures.append(failure)
+
+    threads = [threading.Thread(target=edit, args=pair) for pair in zip(sites, "ab")]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failures, failures[0]
+    wanted = {f"{side}-{number}": False for side in "ab" for number in range(1, 6)}
+    for site in sites:
+        users = site.json("user", "list")
+        assert {u["name"]: u["enabled"] for u in users if u["source"] == "stored"} == wanted
 
 
 ADD_USER = grpc_call("/loboscontrol.ControlPlane/AddUser", b"\x0a\x05thief")
@@ -447,24 +461,6 @@ def test_buckets_are_made_and_removed(site):
     assert "exists" in site_error(site, "bucket", "create", "data")
 
 
-def in_terminal(site, *arguments):
-    """What a person sees: the program runs at a terminal."""
-    reader, writer = pty.openpty()
-    process = subprocess.Popen(
-        [BINARY, "ctl", "--address", site.address, *arguments], env=clean_environment(site.home),
-        stdin=writer, stdout=writer, stderr=writer)
-    os.close(writer)
-    shown = b""
-    try:
-        while piece := os.read(reader, 65536):
-            shown += piece
-    except OSError:
-        pass
-    os.close(reader)
-    assert process.wait(20) == 0, shown
-    return shown.decode()
-
-
 def test_the_commands_work_at_a_terminal(site):
     site.add("ann")
     users = in_terminal(site, "user", "list")
@@ -478,33 +474,6 @@ def test_the_commands_work_at_a_terminal(site):
         assert traced.count("data/k") == 3
 
 
-class traffic:
-    """GETs from a thread, while it is entered."""
-
-    def __init__(self, site):
-        self.s3, self.stop, self.failures = site.server.client(), threading.Event(), []
-        self.count = 0
-
-    def __enter__(self):
-        self.s3.put_object(Bucket="data", Key="k", Body=b"x" * 1000)
-        self.thread = threading.Thread(target=self.run)
-        self.thread.start()
-        return self
-
-    def run(self):
-        while not self.stop.is_set():
-            try:
-                assert self.s3.get_object(Bucket="data", Key="k")["Body"].read() == b"x" * 1000
-                self.count += 1
-            except Exception as failure:  # noqa: BLE001 -- told by the test's own thread
-                self.failures.append(failure)
-
-    def __exit__(self, *_):
-        self.stop.set()
-        self.thread.join()
-        assert not self.failures, self.failures[0]
-
-
 def test_a_trace_is_filtered_and_json_is_one_line_an_event(site):
     with traffic(site):
         lines = site.ctl("trace", "--count", "5", "--bucket", "data", "--json").splitlines()
@@ -515,38 +484,6 @@ def test_a_trace_is_filtered_and_json_is_one_line_an_event(site):
         assert event["operation"] == "GetObject" and event["user"] == "root"
         assert event["reply_bytes"] == 1000 and event["latency_seconds"] > 0
     assert "status" in site_error(site, "trace", "--status", "7")
-
-
-def test_many_watchers_who_do_not_read_delay_no_request(site):
-    host, port = site.address.split(":")
-    call = grpc_call("/loboscontrol.ControlPlane/WatchTrace")
-    watchers = []
-    for _ in range(80):
-        watcher = socket.create_connection((host, int(port)), 10)
-        try:
-            watcher.sendall(call)
-        except OSError:
-            pass  # more than may be: closed
-        watchers.append(watcher)
-    s3 = site.server.client()
-    s3.put_object(Bucket="data", Key="k", Body=b"x" * 1000)
-    for _ in range(300):
-        assert len(s3.get_object(Bucket="data", Key="k")["Body"].read()) == 1000
-    for watcher in watchers:
-        watcher.close()
-    eventually_works(lambda: site.json("info")["requests"] >= 300)
-
-
-def eventually_works(check):
-    deadline = time.monotonic() + 20
-    while True:
-        try:
-            assert check()
-            return
-        except AssertionError:
-            if time.monotonic() > deadline:
-                raise
-            time.sleep(0.2)
 
 
 def test_the_log_level_changes_while_it_runs(site):
@@ -564,6 +501,20 @@ def test_a_drained_server_ends_in_order(site):
     site.ctl("drain")
     assert site.server.process.wait(30) == 0
     assert "no server answers" in site_error(site, "info", status=3)
+
+
+def test_manual_pages_are_written_for_every_command(tmp_path):
+    run([BINARY, "ctl", "man", tmp_path / "man"], clean_environment(tmp_path))
+    pages = {page.name: page.read_text() for page in (tmp_path / "man").iterdir()}
+    assert all(page.startswith(".ie") or ".TH" in page for page in pages.values())
+    for command in ["", "-serve", "-ctl", "-ctl-user-add", "-ctl-bucket-set", "-ctl-check"]:
+        assert f"lobos{command}.1" in pages
+    assert "QuotaExceeded" in pages["lobos-ctl-bucket-set.1"] or "quota" in pages["lobos-ctl-bucket-set.1"]
+    # What `--help` names has a page.
+    helped = run([BINARY, "ctl", "--help"], clean_environment(tmp_path))
+    commands = re.findall(r"^  ([a-z-]+)  ", helped.split("Commands:")[1].split("Options:")[0], re.M)
+    assert len(commands) > 8
+    assert {f"lobos-ctl-{command}.1" for command in commands if command != "help"} <= pages.keys()
 
 
 def test_completions_need_no_server(tmp_path):

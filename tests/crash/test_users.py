@@ -1,10 +1,11 @@
-"""kill -9 in the middle of editing users."""
+"""kill -9 in the middle of editing users and the settings of buckets."""
 
 import json
 import random
 import signal
 import subprocess
 import threading
+import time
 
 from lobos import BINARY, clean_environment
 
@@ -24,6 +25,9 @@ class Controlled:
             state_dir = "{home}/state"
             [filesystem.buckets]
             data = "{home}/data"
+            [blob]
+            path = "{home}/store.img"
+            size = "32 MiB"
             [metrics]
             enabled = false
             [control]
@@ -52,18 +56,27 @@ class Controlled:
         self.process.stdout.close()
 
 
-def test_users_and_keys_that_were_acknowledged_survive_kill_9(tmp_path, seed, factor, report):
+def test_users_keys_and_settings_that_were_acknowledged_survive_kill_9(
+        tmp_path, seed, factor, report):
     rolls = random.Random(seed)
-    known, unsure, acknowledged = {}, set(), 0
+    known, unsure, acknowledged = {}, set(), {"users": 0, "buckets": 0}
+    known.update({bucket: DEFAULTS for bucket in BUCKETS})
     for _ in range(KILLS * factor):
         server = Controlled(tmp_path)
+        began = time.monotonic()
         verify(server, known, unsure)
+        # Counted in commands, so that a slow machine gets as many of them done.
+        command_seconds = (time.monotonic() - began) / 2
         unsure.clear()
-        killer = threading.Timer(rolls.uniform(0.005, 0.25), server.kill)
+        killer = threading.Timer(rolls.uniform(0.05, 4) * command_seconds, server.kill)
         killer.start()
         while server.process.returncode is None:
-            name = f"user-{rolls.randrange(8)}"
-            acknowledged += edit(server, rolls, name, known, unsure)
+            what = rolls.choice(["users", "buckets"])
+            if what == "users":
+                done = edit(server, rolls, f"user-{rolls.randrange(8)}", known, unsure)
+            else:
+                done = settle(server, rolls, rolls.choice(BUCKETS), known, unsure)
+            acknowledged[what] += done
             if unsure:
                 break
         killer.join()
@@ -72,10 +85,25 @@ def test_users_and_keys_that_were_acknowledged_survive_kill_9(tmp_path, seed, fa
     assert server.ctl("user", "add", "last")
     server.kill()
     drafts = [path.name for path in (tmp_path / "state").iterdir() if "users.json-" in path.name]
-    report(f"{KILLS * factor} kills, {acknowledged} changes of users acknowledged, "
-           f"{len(known)} users at the end")
+    report(f"{KILLS * factor} kills, {acknowledged['users']} changes of users and "
+           f"{acknowledged['buckets']} of settings acknowledged, "
+           f"{len(known) - len(BUCKETS)} users at the end")
     assert not drafts
-    assert acknowledged > KILLS * factor / 4
+    assert min(acknowledged.values()) > KILLS * factor / 10
+
+
+def settle(server, rolls, bucket, known, unsure):
+    """All settings of a bucket in one change; 1 if it was acknowledged."""
+    durability, etag = rolls.choice(["strict", "relaxed"]), rolls.choice(["md5", "fast"])
+    quota = rolls.randrange(1, 1 << 40)
+    made = server.ctl("bucket", "set", bucket, "--durability", durability, "--etag", etag,
+                      "--quota", str(quota))
+    if made:
+        known[bucket] = (durability, etag, quota)
+    else:
+        unsure.add(bucket)
+        unsure.add((bucket, known[bucket], (durability, etag, quota)))
+    return bool(made)
 
 
 def edit(server, rolls, name, known, unsure):
@@ -104,7 +132,17 @@ def verify(server, known, unsure):
     listed = server.ctl("user", "list")
     found = {user["name"]: (user["enabled"], {key["key"] for key in user["keys"]})
              for user in listed if user["source"] == "stored"}
-    sure = lambda users: {name: state for name, state in users.items() if name not in unsure}  # noqa: E731
+    for told in server.ctl("bucket", "list"):
+        found[told["name"]] = (told["durability"], told["etag"], told["quota_bytes"])
+    sure = lambda things: {name: state for name, state in things.items() if name not in unsure}  # noqa: E731
     assert sure(found) == sure(known)
+    # A change of several settings is made as a whole or not at all.
+    for bucket, before, after in (cut for cut in unsure if isinstance(cut, tuple)):
+        assert found[bucket] in (before, after)
     known.clear()
     known.update(found)
+
+
+# One in a directory, one in the blob store.
+BUCKETS = ["data", "lobos"]
+DEFAULTS = ("strict", "md5", None)

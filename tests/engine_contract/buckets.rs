@@ -1,6 +1,6 @@
 //! Making, finding and removing buckets.
 
-use lobos::engine::{BucketConfig, EngineError};
+use lobos::engine::{BucketConfig, Durability, ETagMode, EngineError};
 
 use crate::fixture::*;
 
@@ -39,7 +39,12 @@ pub(crate) async fn a_bucket_keeps_its_configuration(f: Fixture) {
         }
         f.engine.delete_bucket(&name).await.unwrap();
     }
-    let config = bucket_config();
+    let config = BucketConfig {
+        durability: Some(Durability::Relaxed),
+        etag: Some(ETagMode::Fast),
+        quota_bytes: Some(7),
+        ..bucket_config()
+    };
     f.engine.create_bucket(&name, config.clone()).await.unwrap();
     let f = f.reopen().await;
     let bucket = f.engine.bucket(&name).await.unwrap();

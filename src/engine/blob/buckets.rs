@@ -93,6 +93,20 @@ impl BlobEngine {
         }
     }
 
+    /// Writes a checkpoint now. [`EngineError::Busy`] while one is written.
+    pub async fn checkpoint(&self) -> Result<(), EngineError> {
+        let core = Arc::clone(&self.core);
+        let (done, answer) = tokio::sync::oneshot::channel();
+        self.core.tasks.spawn_at_home(async move {
+            let _ = done.send(core.checkpoint().await);
+        });
+        match answer.await {
+            Ok(Ok(true)) => Ok(()),
+            Ok(Err(error)) => Err(error),
+            Ok(Ok(false)) | Err(_) => Err(EngineError::Busy),
+        }
+    }
+
     /// The device, for what is to be said of it.
     pub fn device(&self) -> &Device {
         &self.core.device

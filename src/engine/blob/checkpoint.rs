@@ -41,16 +41,17 @@ impl Core {
         });
     }
 
-    /// Writes a checkpoint and releases the journal before it. Does nothing while one runs.
-    pub(super) async fn checkpoint(self: &Arc<Self>) -> Result<(), EngineError> {
+    /// Writes a checkpoint and releases the journal before it. Does nothing while one runs, and
+    /// says so: `false`.
+    pub(super) async fn checkpoint(self: &Arc<Self>) -> Result<bool, EngineError> {
         if self.checkpoint_runs.swap(true, Ordering::AcqRel) {
-            return Ok(());
+            return Ok(false);
         }
         let running = Running { core: self };
         let result = abort_on_panic_of(self.write_checkpoint()).await;
         drop(running);
         self.room.notify_waiters();
-        result
+        result.map(|()| true)
     }
 
     async fn write_checkpoint(&self) -> Result<(), EngineError> {

@@ -435,7 +435,7 @@ impl Core {
         let result = self.write_batch(&sealed, &gathering).await;
         let batch = Arc::clone(&gathering.batch);
         match &result {
-            Ok(()) => self.publish(&sealed, gathering),
+            Ok(durability) => self.publish(&sealed, gathering, *durability),
             Err(error) => self.poison(error),
         }
         guard.batch = None;
@@ -486,8 +486,9 @@ impl Core {
         (sealed, gathering)
     }
 
-    /// Journal block, pages and data, then one flush. Upholds I1.
-    async fn write_batch(&self, sealed: &Sealed, gathering: &Gathering) -> io::Result<()> {
+    /// Journal block, pages and data, then one flush, unless nobody in the batch waits for
+    /// one. Says which. Upholds I1.
+    async fn write_batch(&self, sealed: &Sealed, gathering: &Gathering) -> io::Result<Durability> {
         let journal = transfer::write(
             &self.device,
             (JOURNAL_FIRST + sealed.place) * BLOCK,
@@ -508,15 +509,30 @@ impl Core {
         }
         self.check_whole().map_err(io::Error::other)?;
         if is_planted("acknowledge_before_flush") {
-            return Ok(());
+            return Ok(self.durability);
         }
-        if self.durability == Durability::Strict {
+        let durability = self.durability_of(gathering);
+        if durability == Durability::Strict {
             self.flush().await?;
         }
-        Ok(())
+        Ok(durability)
     }
 
-    fn publish(self: &Arc<Self>, sealed: &Sealed, gathering: Gathering) {
+    /// A batch is flushed before it is answered if one of its buckets wants that.
+    fn durability_of(&self, gathering: &Gathering) -> Durability {
+        let of = |change: &Pending| {
+            let bucket = change.bucket.as_ref();
+            let own = bucket.and_then(|bucket| bucket.config.load().durability);
+            own.unwrap_or(self.durability)
+        };
+        match gathering.changes.as_slice() {
+            [] => self.durability,
+            changes if changes.iter().any(|it| of(it) == Durability::Strict) => Durability::Strict,
+            _ => Durability::Relaxed,
+        }
+    }
+
+    fn publish(self: &Arc<Self>, sealed: &Sealed, gathering: Gathering, durability: Durability) {
         let Gathering { batch, changes, .. } = gathering;
         for change in &changes {
             for allocation in &change.retains {
@@ -541,7 +557,7 @@ impl Core {
                 }
             }
         }
-        match self.durability {
+        match durability {
             Durability::Strict => {
                 self.durable.fetch_max(sealed.sequence, Ordering::AcqRel);
                 let durable = match is_planted("reuse_one_batch_early") {

@@ -296,7 +296,7 @@ impl Core {
         self.closing.notify_waiters();
         self.tasks.settle().await;
         self.flush_armed().await;
-        self.checkpoint().await
+        self.checkpoint().await.map(|_| ())
     }
 
     /// A flush of the device, counted.

@@ -1,6 +1,6 @@
 //! One bucket: its directory, and what this process knows about it.
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
@@ -24,6 +24,7 @@ use crate::clock::{Clock, Entropy};
 use crate::engine::{BucketConfig, BucketName, Durability, EngineError};
 use crate::io::buf::Pool;
 use crate::io::files::{self, Kind, Node, Stat, Tree};
+use crate::metrics::DeviceTimes;
 
 /// A directory that is served as a bucket.
 #[derive(Debug)]
@@ -65,6 +66,7 @@ pub(super) struct Shared {
     pub(super) cache: Option<Cache>,
     pub(super) listings: Listings,
     pub(super) buffers: Pool,
+    pub(super) times: DeviceTimes,
     pub(super) next_bucket: AtomicU32,
 }
 
@@ -142,13 +144,29 @@ impl FsBucket {
         &self.directory
     }
 
+    /// Of buckets whose configuration does not say otherwise.
     pub fn durability(&self) -> Durability {
         self.shared.durability
+    }
+
+    /// Of this bucket, by its configuration as it was last read. Nobody comes here before that;
+    /// if it is not known, nothing is left out.
+    pub(super) fn durability_now(&self) -> Durability {
+        match self.last_config().0 {
+            None => Durability::Strict,
+            Some(last) => last.config.durability.unwrap_or(self.shared.durability),
+        }
     }
 
     /// The bucket's configuration as this installation trusts it.
     pub async fn config(self: &Arc<Self>) -> Result<Arc<BucketConfig>, EngineError> {
         self.config_now()
+    }
+
+    /// Makes a file's bytes, attributes and times durable.
+    pub(super) fn sync_file(&self, file: impl AsFd) -> Result<(), Errno> {
+        let _timing = self.shared.times.syncing();
+        files::sync_all(file)
     }
 
     /// Whether the bucket's path still leads to the directory that was opened.

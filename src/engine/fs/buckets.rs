@@ -22,6 +22,7 @@ use crate::clock::{Clock, Entropy};
 use crate::engine::{BucketConfig, BucketInfo, BucketName, Durability, EngineError};
 use crate::io::buf::Pool;
 use crate::io::files::{self, ByteSpan, Kind, Node, Tree};
+use crate::metrics::DeviceTimes;
 
 /// What to serve, and how.
 #[derive(Clone, Debug)]
@@ -111,6 +112,9 @@ pub struct Mount {
     pub bucket: BucketName,
     pub directory: PathBuf,
     pub free_bytes: u64,
+    /// Of the file system.
+    pub capacity_bytes: u64,
+    pub durability: Durability,
     /// What the file system cannot do that the engine would make use of.
     pub lacks: Vec<&'static str>,
 }
@@ -148,6 +152,7 @@ impl FsEngine {
             cache: Cache::new(settings.cache_bytes - listings_bytes),
             listings: Listings::new(listings_bytes),
             buffers: Pool::new(IDLE_BUFFERS_MAX),
+            times: DeviceTimes::default(),
             next_bucket: std::sync::atomic::AtomicU32::new(0),
         });
         let mut named: HashMap<BucketName, Named> = HashMap::new();
@@ -201,13 +206,27 @@ impl FsEngine {
             );
         }
         buckets.sort_unstable_by(|a, b| a.name.cmp(&b.name));
+        let durability = |bucket: &FsBucket| {
+            let own = bucket
+                .config_now()
+                .ok()
+                .and_then(|config| config.durability);
+            own.unwrap_or(self.shared.durability)
+        };
         let mount = |bucket: &Arc<FsBucket>| Mount {
+            durability: durability(bucket),
             bucket: bucket.name.clone(),
             directory: bucket.directory.clone(),
             free_bytes: files::free_bytes(bucket.tree.root()).unwrap_or(0),
+            capacity_bytes: files::capacity_bytes(bucket.tree.root()).unwrap_or(0),
             lacks: bucket.traits.lacks(),
         };
         buckets.iter().map(mount).collect()
+    }
+
+    /// How long reads that had to leave the shard, writes and syncs take.
+    pub fn times(&self) -> &DeviceTimes {
+        &self.shared.times
     }
 
     /// When the buckets answer a write.

@@ -45,8 +45,8 @@ struct Kept {
 }
 
 #[derive(Clone, Debug)]
-struct Last {
-    config: Arc<BucketConfig>,
+pub(super) struct Last {
+    pub(super) config: Arc<BucketConfig>,
     /// `None`: there was no document.
     identity: Option<Identity>,
     looked: Timestamp,
@@ -189,7 +189,7 @@ impl FsBucket {
         ))
     }
 
-    fn last_config(&self) -> (Option<Last>, u64) {
+    pub(super) fn last_config(&self) -> (Option<Last>, u64) {
         let kept = self.config.kept();
         (kept.last.clone(), kept.round)
     }

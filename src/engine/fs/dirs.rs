@@ -213,7 +213,7 @@ impl FsBucket {
     /// above it that this process does not know to be durable, whoever made it. Does nothing in
     /// relaxed mode. A failure makes the bucket read-only.
     pub(super) fn sync_directory(&self, path: &str, dir: impl AsFd) -> Result<(), EngineError> {
-        if self.shared.durability == Durability::Relaxed {
+        if self.durability_now() == Durability::Relaxed {
             return Ok(());
         }
         self.sync_names(path, dir)
@@ -240,7 +240,7 @@ impl FsBucket {
 
     fn sync_chain(&self, path: &str, dir: impl AsFd) -> Result<(), Errno> {
         let mut stat = files::stat(&dir)?;
-        self.syncs.sync(dir)?;
+        self.sync_names_of(dir)?;
         let mut path = path;
         let mut synced: Vec<(&str, Stat)> = Vec::new();
         while path != "." && !self.durable.contains(path, &stat) {
@@ -254,12 +254,18 @@ impl FsBucket {
                 Err(errno) => return Err(errno),
             };
             stat = files::stat(&dir)?;
-            self.syncs.sync(&dir)?;
+            self.sync_names_of(&dir)?;
         }
         for (path, stat) in synced {
             self.durable.insert(path, &stat);
         }
         Ok(())
+    }
+
+    /// With the time that it takes until somebody has done it.
+    fn sync_names_of(&self, dir: impl AsFd) -> Result<(), Errno> {
+        let _timing = self.shared.times.syncing();
+        self.syncs.sync(dir)
     }
 
     /// Makes the name of the bucket's own directory durable, as far as this user may.

@@ -252,6 +252,7 @@ impl Spool {
                 Some(draft) => draft,
                 None => bucket.draft_for(&home, &key)?,
             };
+            let _timing = bucket.shared.times.writing();
             files::write_all_at(&draft.file, &pieces, offset_bytes)
                 .doing("writing the bytes of an object")?;
             Ok(draft)
@@ -292,8 +293,15 @@ impl Spool {
             return Ok(Content::Memory(pieces));
         };
         let offset_bytes = self.written_bytes;
+        let bucket = Arc::clone(&self.bucket);
         off_shard(move || {
-            files::write_all_at(&draft.file, &pieces, offset_bytes)
+            let times = &bucket.shared.times;
+            let written = {
+                let _timing = times.writing();
+                files::write_all_at(&draft.file, &pieces, offset_bytes)
+            };
+            let _timing = times.syncing();
+            written
                 .and_then(|()| files::sync_bytes(&draft.file))
                 .doing("writing the bytes of an object")?;
             Ok(Content::Draft(draft))

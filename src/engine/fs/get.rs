@@ -130,7 +130,11 @@ impl FsBucket {
         if entry.size_bytes > HOT_BYTES_MAX {
             return Attempt::Done(Ok(FsReader::of_file(self, entry, file, pinned.stat)));
         }
-        let bytes = match read_small(&file, &pinned.stat, patience) {
+        let waits = patience == Patience::Blocking;
+        let timing = waits.then(|| self.shared.times.reading());
+        let small = read_small(&file, &pinned.stat, patience);
+        drop(timing);
+        let bytes = match small {
             Err(Errno::AGAIN) => return Attempt::Cold,
             Err(errno) => return Attempt::Done(Err(fault("reading the key's file", errno))),
             Ok(None) => return Attempt::Done(Err(EngineError::Changed)),
@@ -308,7 +312,7 @@ impl FsByteStream {
                 Ok(_) => return Poll::Ready(Ok(buffer)),
                 Err(Errno::AGAIN) => {
                     let (at, left) = (self.offset_bytes, self.left_bytes);
-                    self.reading = Some(start_reading(opened, buffer, at, left));
+                    self.reading = Some(start_reading(&self.bucket, opened, buffer, at, left));
                 }
                 Err(errno) => {
                     return Poll::Ready(Err(fault("reading the key's file", errno)));
@@ -337,7 +341,13 @@ impl FsByteStream {
         if left_bytes > 0 && given_bytes > 0 {
             let buffer = self.bucket.shared.buffers.take(self.piece_bytes);
             let offset_bytes = self.offset_bytes.saturating_add(given_bytes);
-            self.reading = Some(start_reading(opened, buffer, offset_bytes, left_bytes));
+            self.reading = Some(start_reading(
+                &self.bucket,
+                opened,
+                buffer,
+                offset_bytes,
+                left_bytes,
+            ));
         }
     }
 
@@ -358,13 +368,15 @@ impl FsByteStream {
 }
 
 fn start_reading(
+    bucket: &Arc<FsBucket>,
     opened: &Arc<Opened>,
     mut buffer: Buffer,
     offset_bytes: u64,
     left_bytes: u64,
 ) -> JoinHandle<Result<Buffer, EngineError>> {
-    let opened = Arc::clone(opened);
+    let (bucket, opened) = (Arc::clone(bucket), Arc::clone(opened));
     tokio::task::spawn_blocking(move || {
+        let _timing = bucket.shared.times.reading();
         buffer
             .fill(bound(left_bytes), |target| {
                 files::read_at(&opened.file, target, offset_bytes)

@@ -241,7 +241,7 @@ impl FsBucket {
                 // Where the attribute did not change the change time must: others go by it.
                 files::set_mode(&file, stat.mode).doing("touching the key's file")?;
             }
-            files::sync_all(&file).doing("syncing the key's file")?;
+            self.sync_file(&file).doing("syncing the key's file")?;
             Ok(kept)
         })?;
         if let Some(old_side) = old_side.filter(|old| Some(old) != kept.as_ref()) {
@@ -289,7 +289,7 @@ impl FsBucket {
     /// Makes the copy's name durable in relaxed mode too: a change of metadata alone that was
     /// answered survives loss of power in both modes, as it does where it is made in place.
     fn sync_name(&self, key: &ObjectKey, place: Place) -> Result<(), EngineError> {
-        if self.shared.durability == Durability::Strict {
+        if self.durability_now() == Durability::Strict {
             return Ok(());
         }
         // What was in the overlay may have found room in the tree.

@@ -428,7 +428,7 @@ impl Work {
             Self::Unwritten(content, description) => (content, description),
             Self::Sealed(sealed) => {
                 if adopt(&sealed.draft.file, old).doing(DOING)? {
-                    files::sync_all(&sealed.draft.file).doing(DOING)?;
+                    bucket.sync_file(&sealed.draft.file).doing(DOING)?;
                 }
                 return Ok(Some(sealed));
             }
@@ -437,7 +437,9 @@ impl Work {
             Content::Draft(draft) => draft,
             Content::Memory(pieces) => match Draft::create(bucket, &lock.home, dir) {
                 Ok(draft) => {
+                    let timing = bucket.shared.times.writing();
                     files::write_all_at(&draft.file, &pieces, 0).doing(DOING)?;
+                    drop(timing);
                     draft
                 }
                 Err(Errno::NOENT) => {
@@ -463,7 +465,7 @@ impl Work {
             ..Record::default()
         };
         let side = bucket.write_record(&lock.home, key, &draft.file, &stat, &record)?;
-        files::sync_all(&draft.file).doing(DOING)?;
+        bucket.sync_file(&draft.file).doing(DOING)?;
         Ok(Some(Sealed {
             draft,
             stat,

@@ -128,7 +128,7 @@ impl FsBucket {
             None => {
                 // What another program wrote may not be durable yet.
                 let file = files::reopen_for_read(&top.pinned.file).doing(KEEPING)?;
-                files::sync_all(&file).doing(KEEPING)?;
+                self.sync_file(&file).doing(KEEPING)?;
                 match sequence {
                     u64::MAX => {
                         let sequence = history.newest_sequence().saturating_add(1);
@@ -242,7 +242,7 @@ impl FsBucket {
                 .unwrap_or_default()
         };
         self.write_record(&lock.home, key, &draft.file, &stat, &record)?;
-        files::sync_all(&draft.file).doing(KEEPING)?;
+        self.sync_file(&draft.file).doing(KEEPING)?;
         Ok(draft)
     }
 
@@ -344,7 +344,7 @@ impl FsBucket {
         let fresh = scratch.name();
         let file = files::create_new(&scratch.dir, &fresh, 0o600).doing(DOING)?;
         let written = files::write_all_at(&file, &[record.encode().into()], 0)
-            .and_then(|()| files::sync_all(&file))
+            .and_then(|()| self.sync_file(&file))
             .and_then(|()| files::rename(&scratch.dir, &fresh, &dir, &marker.name()));
         if let Err(errno) = written {
             let _ = files::unlink(&scratch.dir, &fresh);

@@ -18,7 +18,7 @@ pub(crate) async fn complete(
     bucket: &Bucket,
     object: &ObjectRef,
 ) -> Result<Reply, S3Error> {
-    let head = call.head;
+    let (s3, head) = (call.s3, call.head);
     let id = super::upload_id(&call);
     let precondition = conditions::of_write(&head.headers)?;
     let host = crate::s3::host_of(head).unwrap_or("localhost").to_owned();
@@ -56,6 +56,8 @@ pub(crate) async fn complete(
         Err(error) => return Err(error.into()),
     };
     let etag = plan.etag.clone();
+    let size_bytes = plan.parts.iter().map(|part| part.size_bytes).sum();
+    let _within = s3.quotas.claim(&object.bucket, bucket, size_bytes).await?;
     let entry = bucket
         .complete(&object.key, &id, plan)
         .await

@@ -4,14 +4,14 @@ use http::StatusCode;
 use md5::{Digest as _, Md5};
 
 use crate::engine::{
-    Bucket, Checksum, ChecksumAlgorithm, ChecksumKind, ETag, Part, Range, Upload, Writer,
+    Bucket, Checksum, ChecksumAlgorithm, ChecksumKind, ETag, ETagMode, Part, Range, Upload, Writer,
 };
 use crate::limits::{PART_NUMBER_MAX, PUT_BYTES_MAX};
 use crate::s3::authorize::Access;
 use crate::s3::checksum::{self, Hasher};
 use crate::s3::copy::{self, Source};
 use crate::s3::error::{Code, S3Error};
-use crate::s3::etag::{ETagMode, etag};
+use crate::s3::etag::etag;
 use crate::s3::payload::{Digests, Want};
 use crate::s3::range::{self, Asked};
 use crate::s3::reply::{self, Reply};
@@ -36,7 +36,7 @@ pub(crate) async fn upload_part(
     let s3 = call.s3;
     let (mut payload, room) = call
         .payload(Want {
-            md5: s3.etags.of(&object.bucket) == ETagMode::Md5,
+            md5: s3.etags.of_bucket(&object.bucket, bucket).await? == ETagMode::Md5,
             is_data: true,
             algorithm,
             ..Want::default()
@@ -44,6 +44,8 @@ pub(crate) async fn upload_part(
         .await?;
     put::check_size(&payload)?;
     refuse_other_algorithm(&upload, payload.checksum_algorithm())?;
+    let size_bytes = payload.size_bytes().unwrap_or(0);
+    let _within = s3.quotas.claim(&object.bucket, bucket, size_bytes).await?;
     let mut writer = bucket
         .begin_part(&object.key, &id, number, payload.size_bytes())
         .await
@@ -86,12 +88,17 @@ pub(crate) async fn upload_part_copy(
     if source.range.size_bytes > PUT_BYTES_MAX {
         return Err(Code::EntityTooLarge.into());
     }
+    let quotas = &call.s3.quotas;
+    let _within = quotas
+        .claim(&object.bucket, bucket, source.range.size_bytes)
+        .await?;
     let mut writer = bucket
         .begin_part(&object.key, &id, number, Some(source.range.size_bytes))
         .await
         .map_err(|error| super::missing(error, &id))?;
     let algorithm = upload.plan.checksum.map(|(algorithm, _)| algorithm);
-    let is_fast = call.s3.etags.of(&object.bucket) == ETagMode::Fast;
+    let etags = call.s3.etags.of_bucket(&object.bucket, bucket).await?;
+    let is_fast = etags == ETagMode::Fast;
     let (etag, checksum) = if is_fast && algorithm.is_none() {
         let Source { reader, range, .. } = source;
         writer.append_from(reader, range).await?;
