@@ -62,16 +62,16 @@ def measured(device, home, seconds):
         address = next(found[1] for line in server.stdout
                        if (found := re.search(r"Starting S3 .* at (127\.0\.0\.1:\d+)", line)))
         for size, connections, keys in SIZES:
-            targets = home / "targets.txt"
             names = [f"/lobos/{size}/{number}" for number in range(keys)]
-            targets.write_text("\n".join(names * (4_000_000 // keys if size < 1 << 20 else 400)))
+            once, often = home / "once.txt", home / "often.txt"
+            once.write_text("\n".join(names))
+            often.write_text("\n".join(names * (4_000_000 // keys if size < 1 << 20 else 400)))
+            # All are there before they are asked for.
+            loaded("PUT", address, once, size, connections, 60)
             for method in ("PUT", "GET"):
                 before = cpu(server.pid)
-                done = subprocess.run(
-                    ["taskset", "-c", "0", LOAD, "http", method, address, targets, str(size),
-                     str(connections), str(seconds)], capture_output=True, text=True, check=True)
+                load = loaded(method, address, often, size, connections, seconds)
                 after = cpu(server.pid)
-                load = json.loads(done.stdout)
                 count = load["operations"]
                 thread, process = ((b - a) / TICKS * 1e6 / count for a, b in zip(before, after))
                 yield (f"{method} {size >> 10} KiB x {connections}",
@@ -79,6 +79,12 @@ def measured(device, home, seconds):
     finally:
         server.terminate()
         server.wait(30)
+
+
+def loaded(method, address, targets, size, connections, seconds):
+    words = ["taskset", "-c", "0", LOAD, "http", method, address, targets, size, connections, seconds]
+    done = subprocess.run(list(map(str, words)), capture_output=True, text=True, check=True)
+    return json.loads(done.stdout)
 
 
 def cpu(pid):

@@ -270,5 +270,13 @@ def settled(server):
 
 
 def resident(pid):
-    with open(f"/proc/{pid}/status") as status:
-        return int(re.search(r"VmRSS:\s+(\d+)", status.read())[1]) << 10
+    """Bytes of memory, without those that SPDK took at its start and fills as it needs them."""
+    total = 0
+    with open(f"/proc/{pid}/smaps") as areas:
+        for line in areas:
+            begin = re.match(r"([0-9a-f]+)-[0-9a-f]+ ", line)
+            if begin:
+                is_spdk = 0x200000000000 <= int(begin[1], 16) < 0x210000000000
+            elif line.startswith("Rss:") and not is_spdk:
+                total += int(line.split()[1]) << 10
+    return total
