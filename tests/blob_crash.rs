@@ -19,7 +19,7 @@ mod world;
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use lobos::engine::{Durability, EngineError};
+use lobos::engine::{Durability, EngineError, Versioning};
 use lobos::io::sim::{Fault, FaultKind, SimRandom};
 
 use world::{Loss, World};
@@ -177,12 +177,22 @@ fn relaxed_what_is_older_than_the_window_survives_a_power_loss() {
 /// The world after the last recovery.
 fn crash_run(seed: u64) -> World {
     let mut world = World::new(seed, false);
+    if seed % 2 == 1 {
+        world.set_versioning(Versioning::Enabled);
+    }
     crash_rounds(&mut world);
     world
 }
 
 fn crash_rounds(world: &mut World) {
     for round in 0..ROUNDS {
+        if world.keeps_versions() {
+            let versioning = match world.random.below(3) {
+                0 => Versioning::Suspended,
+                _ => Versioning::Enabled,
+            };
+            world.set_versioning(versioning);
+        }
         let ops = 20 + world.random.below(400);
         let loss = match world.random.below(3) {
             0 => Loss::Process,
@@ -203,27 +213,36 @@ fn crash_rounds(world: &mut World) {
 
 #[test]
 fn every_cut_of_a_workload_recovers() {
-    let mut world = World::new(77, true);
-    world.work(60);
-    let cuts = world.disk.trace_len();
-    assert!(cuts > 100, "{cuts}");
-    for cut in 0..=cuts {
-        for seed in 0..2 {
-            world.check_cut(cut, seed);
+    for versioning in [None, Some(Versioning::Enabled)] {
+        let mut world = World::new(77, true);
+        if let Some(versioning) = versioning {
+            world.set_versioning(versioning);
+        }
+        world.work(60);
+        let cuts = world.disk.trace_len();
+        assert!(cuts > 100, "{cuts}");
+        for cut in 0..=cuts {
+            for seed in 0..2 {
+                world.check_cut(cut, seed);
+            }
         }
     }
 }
 
 #[test]
 fn p9_a_failure_of_any_operation_loses_nothing_acknowledged() {
-    let clean = World::new(5, false);
-    let formatted = clean.disk.operations();
-    let mut probe = World::new(5, false);
+    let new = || {
+        let mut world = World::new(5, false);
+        world.set_versioning(Versioning::Enabled);
+        world
+    };
+    let mut probe = new();
+    let formatted = probe.disk.operations();
     probe.work(25);
     let operations = probe.disk.operations();
     for operation in formatted..operations {
         for and_later in [false, true] {
-            let mut world = World::new(5, false);
+            let mut world = new();
             world.disk.set_faults(vec![Fault {
                 operation,
                 and_later,
@@ -240,7 +259,9 @@ fn p9_a_failure_of_any_operation_loses_nothing_acknowledged() {
 #[test]
 fn p5_no_flipped_bit_gives_wrong_bytes() {
     let mut world = World::new(9, false);
-    world.work(25);
+    world.work(10);
+    world.set_versioning(Versioning::Enabled);
+    world.work(15);
     world.close();
     world.work(6);
     for block in world.disk.used_blocks() {

@@ -259,6 +259,9 @@ on_every_engine! {
         large_metadata_of_every_version_is_kept
         versions_are_listed_by_key_page_by_page
         racing_writers_lose_no_version
+        p19_the_order_of_versions_is_that_of_their_commits_whatever_the_clock_says
+        versions_of_keys_that_begin_with_each_other_stay_apart
+        a_copy_shares_bytes_with_versions_that_come_and_go
         random_operations_on_versions_agree_with_a_model
     }
     locks {

@@ -30,7 +30,7 @@ FAILURE_LINES_MAX = 20
 BLOB_CLIENTS = [
     "test_addressing.py", "test_boto3_checksums.py", "test_boto3_conditions.py",
     "test_boto3_copy.py", "test_boto3_listing.py", "test_boto3_multipart.py",
-    "test_boto3_objects.py", "test_crt.py", "test_keys.py", "test_minio.py",
+    "test_boto3_objects.py", "test_boto3_versions.py", "test_crt.py", "test_keys.py", "test_minio.py",
     "test_object_store.py", "test_presigned.py", "test_rclone.py", "test_s3cmd.py", "test_s3fs.py",
 ]
 RELEASE_BUILD = ["cargo", "build", "--release", "--bin", "lobos"]

@@ -332,6 +332,11 @@ fn store(page: &mut Page, blob: &BlobEngine) {
     for (what, help, value) in [
         ("buckets", "Buckets of the blob store.", info.buckets),
         ("objects", "Objects in it.", info.objects),
+        (
+            "versions",
+            "Versions that are not current, and delete markers.",
+            info.versions,
+        ),
         ("uploads", "Multipart uploads that are open.", info.uploads),
         ("free_runs", "Runs of free blocks.", info.free_runs),
         (

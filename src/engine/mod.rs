@@ -183,12 +183,6 @@ impl Bucket {
         }
     }
 
-    /// Whether the engine can keep versions. The blob engine cannot yet, and
-    /// [`BucketConfig::versioning`] of its buckets stays `None`.
-    pub fn can_keep_versions(&self) -> bool {
-        matches!(self, Self::Fs(_))
-    }
-
     /// The current entry of a key, without its bytes. [`EngineError::DeleteMarker`] where the
     /// newest of the key's versions is one.
     pub async fn head(&self, key: &ObjectKey) -> Result<Arc<Entry>, EngineError> {
@@ -297,8 +291,7 @@ impl Bucket {
     ) -> Result<Arc<Entry>, EngineError> {
         match self {
             Self::Fs(bucket) => bucket.set_lock(key, version, change, bypass).await,
-            // Its buckets have no lock: see `create_bucket`.
-            Self::Blob(_) => Err(EngineError::NoObjectLock),
+            Self::Blob(bucket) => bucket.set_lock(key, version, change, bypass).await,
         }
     }
 

@@ -699,9 +699,6 @@ pub enum EngineError {
     /// A lock was asked for where the bucket has none.
     #[error("the bucket has no object lock")]
     NoObjectLock,
-    /// The engine cannot do that yet.
-    #[error("the engine cannot do that: {what}")]
-    Unsupported { what: &'static str },
     /// No space, inodes or quota left.
     #[error("the storage is full")]
     Full,

@@ -148,10 +148,6 @@ impl From<EngineError> for S3Error {
                 Code::InvalidRequest,
                 "Bucket is missing Object Lock Configuration",
             ),
-            EngineError::Unsupported { what } => Self::with_message(
-                Code::NotImplemented,
-                format!("The engine of this bucket cannot do that yet: {what}."),
-            ),
             EngineError::Full => Self::new(Code::InsufficientStorage),
             EngineError::IndexFull { budget_bytes } => Self::with_message(
                 Code::InsufficientStorage,

@@ -27,12 +27,6 @@ pub(super) async fn put(call: Call<'_>, bucket: &Bucket) -> Result<Reply, S3Erro
     let (payload, _room) = call.payload(Want::default()).await?;
     let body = payload.collect(XML_BYTES_MAX).await?;
     let versioning = parse(&body)?;
-    if !bucket.can_keep_versions() {
-        return Err(S3Error::with_message(
-            Code::NotImplemented,
-            "Buckets of the blob engine do not keep versions yet.",
-        ));
-    }
     bucket
         .change_config(move |config| {
             if config.lock.is_some() && versioning == Versioning::Suspended {

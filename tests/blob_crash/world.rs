@@ -5,14 +5,17 @@ use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use lobos::clock::{Clock, Entropy, Timestamp};
-use lobos::engine::blob::{BlobBucket, BlobEngine, BlobMemory, BlobOpenError, BlobSettings};
+use lobos::engine::blob::{
+    BlobBucket, BlobEngine, BlobMemory, BlobOpenError, BlobReader, BlobSettings,
+};
 use lobos::engine::{
-    BucketConfig, BucketName, Commit, CompletePlan, Condition, Durability, ETag, EngineError,
-    Metadata, ObjectKey, PartRef, Precondition, Range, ScanPlan, UploadPlan, UploadsPlan,
+    BucketConfig, BucketName, Bypass, Commit, CompletePlan, Condition, Deleted, Durability, ETag,
+    EngineError, Metadata, ObjectKey, PartRef, Precondition, Range, ScanPlan, UploadPlan,
+    UploadsPlan, VersionId, VersionItem, Versioning, VersionsPlan, VersionsResume,
 };
 use lobos::io::sim::{SimDisk, SimPlan, SimRandom};
 
-use crate::model::{Content, Model};
+use crate::model::{Content, Held, Key, Model, Op, State, fit};
 
 pub(crate) struct World {
     pub(crate) disk: SimDisk,
@@ -90,6 +93,24 @@ impl World {
         });
         world.first_superblocks = SUPERBLOCKS.map(|block| world.disk.block(block));
         world
+    }
+
+    pub(crate) fn keeps_versions(&self) -> bool {
+        self.model.lock().unwrap().versioning.is_some()
+    }
+
+    /// From now on the bucket keeps versions, or keeps those that it has.
+    pub(crate) fn set_versioning(&mut self, versioning: Versioning) {
+        self.model.lock().unwrap().versioning = Some(versioning);
+        block_on(async {
+            let engine = self.open(&self.disk).await.unwrap();
+            let bucket = engine.bucket(&name()).await.unwrap();
+            let change = move |config: &mut BucketConfig| {
+                config.versioning = Some(versioning);
+                Ok::<_, EngineError>(())
+            };
+            bucket.change_config(change).await.unwrap();
+        });
     }
 
     /// The same world, which goes its own way from here.
@@ -292,7 +313,7 @@ impl World {
                 done.unwrap();
             }
             for (key, content) in keys.into_iter().zip(contents) {
-                self.model.lock().unwrap().ack(key, Some(content), 0);
+                self.model.lock().unwrap().wrote(key, null(content), 0);
             }
             let flood = async {
                 let mut size = engine.free_bytes();
@@ -344,11 +365,13 @@ impl World {
         let Ok(bucket) = engine.bucket(&name()).await else {
             return;
         };
+        let keeps_versions = self.keeps_versions();
         let clients = (0..CLIENTS).map(|client| {
             let client = Client {
                 number: client,
                 random: SimRandom::new(client + 100 * round + 7),
                 bucket: bucket.clone(),
+                keeps_versions,
                 model: Arc::clone(&self.model),
                 next_content: Arc::clone(&self.next_content),
                 disk: self.disk.clone(),
@@ -369,18 +392,19 @@ impl World {
             let model = self.model.lock().unwrap().clone();
             for key in model.keys.keys() {
                 let allowed = model.allowed(key);
-                let now = read(&bucket, key).await.expect("it is readable");
-                found.push((key.clone(), identify(key, now.as_ref(), &allowed)));
+                let now = read_all(&bucket, key).await.expect("it is readable");
+                found.push((key.clone(), identify(key, &now, &allowed)));
             }
             let listed = list(&bucket).await;
-            let there = found.iter().filter(|(_, content)| content.is_some());
+            let is_object = |state: &State| state.first().is_some_and(|h| h.content.is_some());
+            let there = found.iter().filter(|(_, state)| is_object(state));
             let there: Vec<_> = there.map(|(key, _)| key.clone()).collect();
             assert_eq!(listed, there, "the listing");
             found
         });
         let mut model = self.model.lock().unwrap();
-        for (key, content) in found {
-            model.ack(&key, content, 0);
+        for (key, state) in found {
+            model.ack(&key, state, 0);
         }
     }
 
@@ -398,9 +422,9 @@ impl World {
             let bucket = engine.bucket(&name()).await.expect("the bucket is there");
             let mut found = Vec::new();
             for key in model.keys.keys() {
-                let now = read(&bucket, key).await.expect("it is readable");
+                let now = read_all(&bucket, key).await.expect("it is readable");
                 let allowed = model.allowed_since(key, durable);
-                found.push((key.clone(), identify(key, now.as_ref(), &allowed)));
+                found.push((key.clone(), identify(key, &now, &allowed)));
             }
             found
         });
@@ -409,21 +433,21 @@ impl World {
             let of_client = found.iter().filter(|(key, _)| key.starts_with(&prefix));
             let newest = of_client
                 .clone()
-                .map(|(key, now)| model.index_of(key, *now, durable));
+                .map(|(key, now)| model.index_of(key, now, durable));
             let newest = newest.max().unwrap_or(durable);
             for (key, now) in of_client {
                 let needed = model.newest_before(key, newest).max(durable);
                 let allowed = model.allowed_since(key, needed);
                 assert!(
-                    allowed.contains(now),
+                    allowed.iter().any(|state| fit(state, now)),
                     "{key} holds {now:?}, although acknowledgement {newest} of the same client \
                      survived: one of {allowed:?}"
                 );
             }
         }
         let mut model = self.model.lock().unwrap();
-        for (key, content) in found {
-            model.ack(&key, content, 0);
+        for (key, state) in found {
+            model.ack(&key, state, 0);
         }
     }
 
@@ -440,7 +464,7 @@ impl World {
             write(&bucket, key, content, commit(content)).await.unwrap();
             tokio::time::sleep(std::time::Duration::from_millis(150)).await;
         });
-        self.model.lock().unwrap().ack(key, Some(content), 0);
+        self.model.lock().unwrap().wrote(key, null(content), 0);
         let seed = self.random.next();
         self.disk.crash(seed);
     }
@@ -450,12 +474,14 @@ impl World {
         block_on(async {
             let engine = self.open(&self.disk).await.unwrap();
             let bucket = engine.bucket(&name()).await.unwrap();
-            for key in list(&bucket).await {
-                let none = Precondition::default();
-                bucket
-                    .delete(&ObjectKey::parse(&key).unwrap(), &none)
-                    .await
-                    .unwrap();
+            let none = Precondition::default();
+            for (key, versions) in versions(&bucket).await {
+                for id in versions {
+                    let deleted = bucket
+                        .delete_version(&object(&key), &id, &none, Bypass::Nothing)
+                        .await;
+                    assert_ne!(deleted.unwrap(), Deleted::Absent);
+                }
             }
             let plan = UploadsPlan {
                 limit: 1000,
@@ -492,16 +518,16 @@ impl World {
             for key in model.keys.keys() {
                 let of_key = model.history.iter().filter(|(_, name, _)| name == key);
                 let before = of_key.clone().rfind(|(at, ..)| *at <= cut);
-                let mut allowed = vec![before.and_then(|(_, _, content)| *content)];
+                let mut allowed = vec![before.map_or_else(Vec::new, |(_, _, s)| s.clone())];
                 allowed.extend(
                     of_key
                         .filter(|(at, ..)| *at > cut)
-                        .map(|(_, _, c)| *c)
+                        .map(|(_, _, s)| s.clone())
                         // Two writers of a key may be under way.
                         .take(2),
                 );
-                let now = read(&bucket, key).await.expect("it is readable");
-                identify(key, now.as_ref(), &allowed);
+                let now = read_all(&bucket, key).await.expect("it is readable");
+                identify(key, &now, &allowed);
             }
         });
     }
@@ -523,16 +549,16 @@ impl World {
             };
             let bucket = engine.bucket(&name()).await.expect("the bucket is there");
             for (key, state) in &model.keys {
-                match read(&bucket, key).await {
+                match read_all(&bucket, key).await {
                     Ok(now) => {
                         // Damage to the last batch cannot be told from a torn write.
                         let mut last = model.history.iter().rev().take(2 * CLIENTS as usize);
-                        let mut allowed = vec![state.acked];
+                        let mut allowed = vec![state.acked.clone()];
                         if last.any(|(_, name, _)| name == key) {
                             allowed = model.allowed_since(key, 0);
                         }
                         let place = format!("{key} after damage to block {block}, byte {at},");
-                        identify(&place, now.as_ref(), &allowed);
+                        identify(&place, &now, &allowed);
                     }
                     Err(EngineError::Corrupt { .. }) => {}
                     Err(error) => panic!("block {block}, byte {at}: {error}"),
@@ -554,39 +580,163 @@ async fn reached(disk: &SimDisk, operations: u64) {
     .await;
 }
 
-/// What a key holds.
+/// One version as it was found.
+#[derive(Debug)]
 struct Found {
+    id: VersionId,
+    /// `None`: a delete marker.
+    object: Option<Object>,
+}
+
+struct Object {
     etag: ETag,
     bytes: Vec<u8>,
 }
 
-impl Found {
-    fn is(&self, content: Content) -> bool {
-        // Empty objects differ by their ETag alone.
-        self.etag == commit(content).etag && self.bytes == content.bytes()
+impl std::fmt::Debug for Object {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} of {} bytes", self.etag, self.bytes.len())
     }
 }
 
-/// Which of the allowed contents this is.
-fn identify(key: &str, now: Option<&Found>, allowed: &[Option<Content>]) -> Option<Content> {
-    let fits = |content: &&Option<Content>| match (content, now) {
-        (None, None) => true,
-        (Some(content), Some(now)) => now.is(*content),
-        _ => false,
-    };
-    let found = now.map(|now| (&now.etag, now.bytes.len()));
-    *allowed
-        .iter()
-        .find(fits)
-        .unwrap_or_else(|| panic!("{key} holds {found:?}, none of {allowed:?}"))
+impl Found {
+    fn is(&self, held: &Held) -> bool {
+        let is_same = match (&self.object, held.content) {
+            (None, None) => true,
+            // Empty objects differ by their ETag alone.
+            (Some(object), Some(content)) => {
+                object.etag == commit(content).etag && object.bytes == content.bytes()
+            }
+            _ => false,
+        };
+        is_same && held.id.as_ref().is_none_or(|id| *id == self.id)
+    }
 }
 
-async fn read(bucket: &BlobBucket, key: &str) -> Result<Option<Found>, EngineError> {
-    let reader = match bucket.open(&ObjectKey::parse(key).unwrap()).await {
-        Ok(reader) => reader,
-        Err(EngineError::NoSuchKey) => return Ok(None),
-        Err(error) => return Err(error),
+/// Which of the allowed states this is.
+fn identify(key: &str, now: &[Found], allowed: &[State]) -> State {
+    let fits = |state: &&State| {
+        state.len() == now.len() && now.iter().zip(state.iter()).all(|(now, held)| now.is(held))
     };
+    let state = allowed
+        .iter()
+        .find(fits)
+        .unwrap_or_else(|| panic!("{key} holds {now:?}, none of {allowed:?}"));
+    let known = now.iter().zip(state);
+    known
+        .map(|(now, held)| Held {
+            id: Some(now.id.clone()),
+            content: held.content,
+        })
+        .collect()
+}
+
+/// All versions of a key, newest first, after a look at the current one.
+async fn read_all(bucket: &BlobBucket, key: &str) -> Result<Vec<Found>, EngineError> {
+    let current = read(bucket, key).await?;
+    if bucket.config().await?.versioning.is_none() {
+        let id = VersionId::Null;
+        let object = current;
+        return Ok(object
+            .map(|o| Found {
+                id,
+                object: Some(o),
+            })
+            .into_iter()
+            .collect());
+    }
+    let mut found = Vec::new();
+    let listed = versions_of(bucket, key, 3).await?;
+    for id in &listed {
+        let object = match bucket.open_version(&object(key), id).await {
+            Ok(reader) => Some(bytes_of(reader).await?),
+            Err(EngineError::DeleteMarker { .. }) => None,
+            Err(error) => return Err(error),
+        };
+        let id = id.clone();
+        found.push(Found { id, object });
+    }
+    let newest = found.first().and_then(|found| found.object.as_ref());
+    let etag = |object: &Object| object.etag.clone();
+    assert_eq!(
+        newest.map(etag),
+        current.as_ref().map(etag),
+        "{key}: the newest is current"
+    );
+    Ok(found)
+}
+
+/// Page by page.
+async fn versions_of(
+    bucket: &BlobBucket,
+    prefix: &str,
+    limit: usize,
+) -> Result<Vec<VersionId>, EngineError> {
+    let mut plan = VersionsPlan {
+        prefix: prefix.into(),
+        limit,
+        ..VersionsPlan::default()
+    };
+    let mut all = Vec::new();
+    loop {
+        let page = bucket.scan_versions(&plan).await?;
+        for item in page.items {
+            let (key, id, is_latest) = match item {
+                VersionItem::Object {
+                    key,
+                    entry,
+                    is_latest,
+                } => (key, entry.version.clone(), is_latest),
+                VersionItem::Marker {
+                    key,
+                    version,
+                    is_latest,
+                    ..
+                } => (key, version, is_latest),
+                VersionItem::CommonPrefix(prefix) => panic!("{prefix}"),
+            };
+            assert_eq!(is_latest, all.is_empty(), "{key} {id}");
+            assert_eq!(key.as_str(), prefix);
+            plan.after = Some(VersionsResume::Version(key, id.clone()));
+            all.push(id);
+        }
+        if !page.truncated {
+            return Ok(all);
+        }
+    }
+}
+
+/// All versions of all keys.
+async fn versions(bucket: &BlobBucket) -> Vec<(String, Vec<VersionId>)> {
+    let plan = VersionsPlan {
+        limit: 100_000,
+        ..VersionsPlan::default()
+    };
+    let page = bucket.scan_versions(&plan).await.unwrap();
+    let mut all: Vec<(String, Vec<VersionId>)> = Vec::new();
+    for item in page.items {
+        let (key, id) = match item {
+            VersionItem::Object { key, entry, .. } => (key, entry.version.clone()),
+            VersionItem::Marker { key, version, .. } => (key, version),
+            VersionItem::CommonPrefix(prefix) => panic!("{prefix}"),
+        };
+        match all.last_mut() {
+            Some((last, ids)) if *last == *key.as_str() => ids.push(id),
+            _ => all.push((key.as_str().into(), vec![id])),
+        }
+    }
+    all
+}
+
+async fn read(bucket: &BlobBucket, key: &str) -> Result<Option<Object>, EngineError> {
+    match bucket.open(&object(key)).await {
+        Ok(reader) => bytes_of(reader).await.map(Some),
+        Err(EngineError::NoSuchKey | EngineError::DeleteMarker { .. }) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+async fn bytes_of(reader: BlobReader) -> Result<Object, EngineError> {
     let (etag, size_bytes) = (reader.entry().etag.clone(), reader.entry().size_bytes);
     let mut stream = reader.read(Range {
         start_bytes: 0,
@@ -596,7 +746,7 @@ async fn read(bucket: &BlobBucket, key: &str) -> Result<Option<Found>, EngineErr
     while let Some(piece) = std::future::poll_fn(|cx| stream.poll_next(cx)).await {
         bytes.extend_from_slice(&piece?);
     }
-    Ok(Some(Found { etag, bytes }))
+    Ok(Object { etag, bytes })
 }
 
 async fn list(bucket: &BlobBucket) -> Vec<String> {
@@ -615,6 +765,7 @@ struct Client {
     number: u64,
     random: SimRandom,
     bucket: BlobBucket,
+    keeps_versions: bool,
     model: Arc<Mutex<Model>>,
     next_content: Arc<AtomicU64>,
     disk: SimDisk,
@@ -624,12 +775,14 @@ impl Client {
     async fn run(mut self, steps: u64) {
         for _ in 0..steps {
             let key = self.key();
-            let done = match self.random.below(12) {
+            let kinds = if self.keeps_versions { 16 } else { 12 };
+            let done = match self.random.below(kinds) {
                 0..5 => self.put(&key).await,
                 5..7 => self.delete(&key).await,
                 7 => self.copy(&key).await,
                 8 => self.multipart(&key).await,
                 9 | 10 => self.contest(&key).await,
+                12.. => self.delete_version(&key).await,
                 _ => self.get(&key).await,
             };
             match done {
@@ -649,19 +802,24 @@ impl Client {
         Content { seed, size }
     }
 
-    fn ack(&self, key: &str, content: Option<Content>) {
+    fn begin(&self, key: &str, op: Op) {
+        self.model.lock().unwrap().begin(key, op);
+    }
+
+    fn ack(&self, key: &str, content: Option<Content>, id: Option<VersionId>) {
         let trace = self.disk.trace_len();
-        self.model.lock().unwrap().ack(key, content, trace);
+        let mut model = self.model.lock().unwrap();
+        model.wrote(key, Held { id, content }, trace);
     }
 
     async fn put(&mut self, key: &str) -> Result<(), EngineError> {
         let content = self.content();
-        self.model.lock().unwrap().begin(key, Some(content));
+        self.begin(key, Op::Write(Some(content)));
         let known = (self.random.below(2) == 0).then_some(content.size as u64);
         let mut writer = self.bucket.begin(&object(key), known).await?;
         writer.append(content.bytes()).await?;
-        writer.commit(commit(content)).await?;
-        self.ack(key, Some(content));
+        let entry = writer.commit(commit(content)).await?;
+        self.ack(key, Some(content), Some(entry.version.clone()));
         Ok(())
     }
 
@@ -670,8 +828,8 @@ impl Client {
     async fn contest(&mut self, key: &str) -> Result<(), EngineError> {
         self.delete(key).await?;
         let (any, first) = (self.content(), self.content());
-        self.model.lock().unwrap().begin(key, Some(any));
-        self.model.lock().unwrap().begin(key, Some(first));
+        self.begin(key, Op::Write(Some(any)));
+        self.begin(key, Op::Write(Some(first)));
         let only_first = Commit {
             precondition: Precondition {
                 if_none_match: Some(Condition::Any),
@@ -691,13 +849,16 @@ impl Client {
                 done = &mut any_writer, if any_waits => {
                     any_waits = false;
                     match done {
-                        Ok(()) => {
+                        Ok(id) => {
                             any_is_done = true;
-                            if first_waits {
+                            if first_waits && !self.keeps_versions {
                                 // It may have come first, and in relaxed mode outlive the other.
-                                self.ack(key, Some(first));
+                                self.ack(key, Some(first), None);
                             }
-                            self.ack(key, Some(any));
+                            self.ack(key, Some(any), Some(id));
+                            if first_waits {
+                                self.begin(key, Op::Beneath(first));
+                            }
                         }
                         Err(EngineError::Full) => {}
                         Err(_) => has_failed = true,
@@ -706,13 +867,23 @@ impl Client {
                 done = &mut first_writer, if first_waits => {
                     first_waits = false;
                     match done {
-                        // It came first; the other may have replaced it since.
-                        Ok(()) if any_is_done => {}
-                        Ok(()) => {
-                            self.ack(key, Some(first));
-                            self.model.lock().unwrap().begin(key, Some(any));
+                        // It came first; the other has replaced it since.
+                        Ok(id) if any_is_done => {
+                            let trace = self.disk.trace_len();
+                            let mut model = self.model.lock().unwrap();
+                            let (id, content) = (Some(id), Some(first));
+                            model.wrote_beneath(key, Held { id, content }, trace);
                         }
-                        Err(EngineError::PreconditionFailed) => self.ack(key, Some(any)),
+                        Ok(id) => {
+                            self.ack(key, Some(first), Some(id));
+                            self.begin(key, Op::Write(Some(any)));
+                        }
+                        Err(EngineError::PreconditionFailed) if !any_is_done => {
+                            self.ack(key, Some(any), None);
+                        }
+                        Err(EngineError::PreconditionFailed) => {
+                            self.model.lock().unwrap().settle(key);
+                        }
                         Err(EngineError::Full) => {}
                         Err(_) => has_failed = true,
                     }
@@ -726,11 +897,36 @@ impl Client {
     }
 
     async fn delete(&mut self, key: &str) -> Result<(), EngineError> {
-        self.model.lock().unwrap().begin(key, None);
-        self.bucket
-            .delete(&object(key), &Precondition::default())
-            .await?;
-        self.ack(key, None);
+        self.begin(key, Op::Write(None));
+        let none = Precondition::default();
+        match self.bucket.delete(&object(key), &none).await? {
+            Deleted::Marked(id) => self.ack(key, None, Some(id)),
+            _ => self.ack(key, None, None),
+        }
+        Ok(())
+    }
+
+    /// Removes one of a key's versions for good.
+    async fn delete_version(&mut self, key: &str) -> Result<(), EngineError> {
+        let state = self.model.lock().unwrap().acked(key);
+        if state.is_empty() {
+            return Ok(());
+        }
+        let held = &state[self.random.below(state.len() as u64) as usize];
+        // Without an id: its writer failed, and it survived.
+        let Some(id) = held.id.clone() else {
+            return Ok(());
+        };
+        self.begin(key, Op::Remove(id.clone()));
+        let none = Precondition::default();
+        let object = object(key);
+        let gone = self
+            .bucket
+            .delete_version(&object, &id, &none, Bypass::Nothing);
+        let deleted = gone.await?;
+        assert_ne!(deleted, Deleted::Absent, "{key} {id}");
+        let trace = self.disk.trace_len();
+        self.model.lock().unwrap().removed(key, &id, trace);
         Ok(())
     }
 
@@ -742,11 +938,11 @@ impl Client {
             .unwrap()
             .keys
             .get(&source)
-            .and_then(|key| key.acked);
+            .and_then(Key::current);
         let Some(content) = content else {
             return Ok(());
         };
-        self.model.lock().unwrap().begin(key, Some(content));
+        self.begin(key, Op::Write(Some(content)));
         let reader = self.bucket.open(&object(&source)).await?;
         let mut writer = self
             .bucket
@@ -763,8 +959,8 @@ impl Client {
                 },
             )
             .await?;
-        writer.commit(commit(content)).await?;
-        self.ack(key, Some(content));
+        let entry = writer.commit(commit(content)).await?;
+        self.ack(key, Some(content), Some(entry.version.clone()));
         Ok(())
     }
 
@@ -795,15 +991,15 @@ impl Client {
         if self.random.below(4) == 0 {
             return self.bucket.abort(&object(key), &id).await;
         }
-        self.model.lock().unwrap().begin(key, Some(content));
+        self.begin(key, Op::Write(Some(content)));
         let plan = CompletePlan {
             parts,
             etag: commit(content).etag,
             checksum: None,
             precondition: Precondition::default(),
         };
-        self.bucket.complete(&object(key), &id, plan).await?;
-        self.ack(key, Some(content));
+        let entry = self.bucket.complete(&object(key), &id, plan).await?;
+        self.ack(key, Some(content), Some(entry.version.clone()));
         Ok(())
     }
 
@@ -814,9 +1010,15 @@ impl Client {
             .unwrap()
             .keys
             .get(key)
-            .and_then(|key| key.acked);
+            .and_then(Key::current);
         let now = read(&self.bucket, key).await?;
-        identify(key, now.as_ref(), &[wanted]);
+        let etag = wanted.map(|wanted| commit(wanted).etag);
+        assert_eq!(now.as_ref().map(|now| &now.etag), etag.as_ref(), "{key}");
+        let bytes = wanted.map(Content::bytes).unwrap_or_default();
+        assert!(
+            now.is_none_or(|now| now.bytes == bytes),
+            "the bytes of {key}"
+        );
         Ok(())
     }
 }
@@ -826,11 +1028,18 @@ async fn write(
     key: &str,
     content: Content,
     commit: Commit,
-) -> Result<(), EngineError> {
+) -> Result<VersionId, EngineError> {
     let mut writer = bucket.begin(&object(key), None).await?;
     writer.append(content.bytes()).await?;
-    writer.commit(commit).await?;
-    Ok(())
+    Ok(writer.commit(commit).await?.version.clone())
+}
+
+/// Where no versions are kept.
+fn null(content: Content) -> Held {
+    Held {
+        id: Some(VersionId::Null),
+        content: Some(content),
+    }
 }
 
 fn object(key: &str) -> ObjectKey {

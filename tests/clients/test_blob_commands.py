@@ -213,6 +213,64 @@ def test_export_writes_every_key_and_nothing_outside(blob, filled, tmp_path):
     assert blob("export", image, "empty")[0] == 0
 
 
+def test_versions_are_counted_checked_and_left_out_of_an_export(blob, image, start, tmp_path, payload):
+    server = start("serve", "--blob", f"{image}:64MiB", *LISTEN)
+    s3 = server.client()
+    s3.put_bucket_versioning(Bucket="lobos", VersioningConfiguration={"Status": "Enabled"})
+    old = payload(100_000, seed=2)
+    for body in (old, b"new"):
+        s3.put_object(Bucket="lobos", Key="k", Body=body)
+    s3.put_object(Bucket="lobos", Key="gone", Body=b"x")
+    s3.delete_object(Bucket="lobos", Key="gone")
+    server.stop()
+    info = json.loads(blob("info", "--json", image)[1])
+    assert (info["objects"], info["versions"]) == (1, 3)
+    status, text, _ = blob("check", "--data", image)
+    assert status == 0 and "1 objects, 3 older versions and delete markers" in text, text
+    status, text, _ = blob("export", image, tmp_path / "out")
+    assert status == 0 and "3 older versions and delete markers were left out" in text, text
+    assert files_below(tmp_path / "out") == {"lobos/k": b"new"}
+    flip(image, places(image, old[:100])[0] + 5)
+    status, text, _ = blob("check", "--data", image)
+    assert status == 1 and "an older version of lobos/k" in text, text
+
+
+def test_a_store_of_format_1_is_read_and_becomes_one_of_format_2(blob, filled, start, payload):
+    image = filled({"k": b"bytes"})
+    with open(image, "r+b") as file:
+        for block in (0, 4096):
+            file.seek(block * BLOCK)
+            superblock = bytearray(file.read(BLOCK))
+            assert superblock[8:12] == b"\2\0\0\0"
+            superblock[8:16] = b"\1\0\0\0\0\0\0\0"
+            superblock[12:16] = crc32c(superblock).to_bytes(4, "little")
+            file.seek(block * BLOCK)
+            file.write(superblock)
+    assert blob("check", image)[0] == 0
+    assert image.read_bytes()[8] == 1, "who only reads changes nothing"
+    server = start("serve", "--blob", image, *LISTEN)
+    assert server.client().get_object(Bucket="lobos", Key="k")["Body"].read() == b"bytes"
+    server.stop()
+    content = bytearray(image.read_bytes())
+    assert content[8] == content[4096 * BLOCK + 8] == 2
+    for block in (0, 4096):
+        at = block * BLOCK
+        content[at + 8:at + 16] = b"\3\0\0\0\0\0\0\0"
+        content[at + 12:at + 16] = crc32c(content[at:at + BLOCK]).to_bytes(4, "little")
+    image.write_bytes(content)
+    status, _, error = blob("info", image)
+    assert status == 1 and "format version 3" in error, error
+
+
+def crc32c(data):
+    crc = 0xFFFFFFFF
+    for byte in data:
+        crc ^= byte
+        for _ in range(8):
+            crc = crc >> 1 ^ (0x82F63B78 if crc & 1 else 0)
+    return crc ^ 0xFFFFFFFF
+
+
 def test_grow_uses_a_larger_file(blob, filled, start, payload):
     data = payload(1_000_000)
     image = filled({"k": data}, "32MiB")

@@ -4,10 +4,11 @@ use std::future::Future;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use lobos::clock::{Clock, Entropy};
+use lobos::clock::{Clock, Entropy, Timestamp};
 use lobos::engine::blob::{BlobEngine, BlobMemory, BlobSettings};
 use lobos::engine::fs::{FsEngine, FsSettings, Symlinks};
 use lobos::engine::{
@@ -22,6 +23,7 @@ use md5::{Digest as _, Md5};
 /// An engine at a place of its own, with one empty bucket named `bucket`.
 pub(crate) struct Fixture {
     place: Place,
+    shift_nanos: Arc<AtomicI64>,
     pub(crate) engine: Arc<Engine>,
     pub(crate) bucket: Bucket,
 }
@@ -124,16 +126,18 @@ impl Fixture {
     pub(crate) async fn reopen(self) -> Self {
         let Self {
             place,
+            shift_nanos,
             engine,
             bucket,
         } = self;
         drop(bucket);
         engine.close().await.expect("the engine closes");
         drop(engine);
-        let engine = Arc::new(place.open().await);
+        let engine = Arc::new(place.open(shifted(&shift_nanos)).await);
         let bucket = engine.bucket(&bucket_name("bucket")).await.unwrap();
         Self {
             place,
+            shift_nanos,
             engine,
             bucket,
         }
@@ -142,7 +146,11 @@ impl Fixture {
     /// A second engine on the same place, where an engine allows that.
     pub(crate) fn twin(&self) -> Option<Arc<Engine>> {
         match &self.place {
-            Place::Fs(directory) => Some(Arc::new(Engine::Fs(open_fs_root(directory.path())))),
+            Place::Fs(directory) => {
+                let clock = shifted(&self.shift_nanos);
+                let engine = open_fs_root(directory.path(), clock);
+                Some(Arc::new(Engine::Fs(engine)))
+            }
             // One process owns a device.
             Place::BlobFile(_) | Place::BlobLoop(_) | Place::BlobSim(_) => None,
             #[cfg(feature = "spdk")]
@@ -160,13 +168,21 @@ impl Fixture {
         }
     }
 
+    /// Moves the engine's clock, which is the system's otherwise.
+    pub(crate) fn move_clock(&self, seconds: i64) {
+        let nanos = Timestamp::from_unix_seconds(seconds).unix_nanos;
+        self.shift_nanos.fetch_add(nanos, Ordering::Relaxed);
+    }
+
     async fn at(place: Place) -> Self {
-        let engine = Arc::new(place.open().await);
+        let shift_nanos = Arc::default();
+        let engine = Arc::new(place.open(shifted(&shift_nanos)).await);
         let name = bucket_name("bucket");
         engine.create_bucket(&name, bucket_config()).await.unwrap();
         let bucket = engine.bucket(&name).await.unwrap();
         Self {
             place,
+            shift_nanos,
             engine,
             bucket,
         }
@@ -174,18 +190,25 @@ impl Fixture {
 }
 
 impl Place {
-    async fn open(&self) -> Engine {
-        match self {
-            Self::Fs(directory) => Engine::Fs(open_fs_root(directory.path())),
-            Self::BlobFile(directory) => {
-                open_blob(open_device(&directory.path().join(IMAGE)).await).await
-            }
-            Self::BlobLoop(device) => open_blob(open_device(&device.path).await).await,
-            Self::BlobSim(disk) => open_blob(disk.device()).await,
+    async fn open(&self, clock: Clock) -> Engine {
+        let device = match self {
+            Self::Fs(directory) => return Engine::Fs(open_fs_root(directory.path(), clock)),
+            Self::BlobFile(directory) => open_device(&directory.path().join(IMAGE)).await,
+            Self::BlobLoop(device) => open_device(&device.path).await,
+            Self::BlobSim(disk) => disk.device(),
             #[cfg(feature = "spdk")]
-            Self::Spdk(bdev) => open_blob(bdev.device()).await,
-        }
+            Self::Spdk(bdev) => bdev.device(),
+        };
+        open_blob(device, clock).await
     }
+}
+
+fn shifted(shift_nanos: &Arc<AtomicI64>) -> Clock {
+    let (system, shift_nanos) = (Clock::system(), Arc::clone(shift_nanos));
+    Clock::from_fn(move || {
+        let now = system.now().unix_nanos;
+        Timestamp::from_unix_nanos(now + shift_nanos.load(Ordering::Relaxed))
+    })
 }
 
 const IMAGE: &str = "image";
@@ -218,10 +241,10 @@ async fn open_device(path: &Path) -> Device {
     panic!("10 s after the engine was closed, something still holds its device");
 }
 
-async fn open_blob(device: Device) -> Engine {
+async fn open_blob(device: Device, clock: Clock) -> Engine {
     let settings = BlobSettings {
         durability: Durability::Strict,
-        clock: Clock::system(),
+        clock,
         entropy: Entropy::system(),
         memory: BlobMemory {
             cache_bytes: 1 << 20,
@@ -233,7 +256,7 @@ async fn open_blob(device: Device) -> Engine {
     Engine::Blob(engine.expect("the device opens"))
 }
 
-fn open_fs_root(root: &Path) -> FsEngine {
+fn open_fs_root(root: &Path, clock: Clock) -> FsEngine {
     let settings = FsSettings {
         buckets: Vec::new(),
         root: Some(root.to_owned()),
@@ -245,7 +268,7 @@ fn open_fs_root(root: &Path) -> FsEngine {
         cache_bytes: 8 << 20,
         upload_expiry: None,
     };
-    FsEngine::open(settings, Clock::system(), Entropy::system()).expect("the root opens")
+    FsEngine::open(settings, clock, Entropy::system()).expect("the root opens")
 }
 
 /// Runs a test the way a shard would: on one thread.

@@ -11,14 +11,10 @@ use lobos::engine::{
 
 use crate::fixture::*;
 
-/// A bucket that has locks; `None` where the engine cannot.
-async fn lockable(f: Fixture) -> Option<Fixture> {
-    if !f.bucket.can_keep_versions() {
-        println!("skipped: locks: the engine cannot keep versions yet");
-        return None;
-    }
+/// A bucket that has locks.
+async fn lockable(f: Fixture) -> Fixture {
     set_bucket_lock(&f.bucket, BucketLock::default()).await;
-    Some(f)
+    f
 }
 
 async fn set_bucket_lock(bucket: &Bucket, lock: BucketLock) {
@@ -28,15 +24,6 @@ async fn set_bucket_lock(bucket: &Bucket, lock: BucketLock) {
         Ok::<_, EngineError>(())
     });
     set.await.unwrap();
-}
-
-macro_rules! with_locks {
-    ($fixture:expr) => {
-        match lockable($fixture).await {
-            Some(fixture) => fixture,
-            None => return,
-        }
-    };
 }
 
 fn in_an_hour() -> Timestamp {
@@ -100,7 +87,7 @@ async fn set(
 }
 
 pub(crate) async fn a_locked_version_is_not_removed(f: Fixture) {
-    let f = with_locks!(f);
+    let f = lockable(f).await;
     let until = in_an_hour();
     let locks = [
         ("governance", retained(RetentionMode::Governance, until)),
@@ -128,7 +115,7 @@ pub(crate) async fn a_locked_version_is_not_removed(f: Fixture) {
 }
 
 pub(crate) async fn who_may_bypass_governance_removes_what_it_retains(f: Fixture) {
-    let f = with_locks!(f);
+    let f = lockable(f).await;
     let lock = retained(RetentionMode::Governance, in_an_hour());
     let entry = put_locked(&f.bucket, "key", lock).await;
     let hold = LockChange::LegalHold(true);
@@ -145,7 +132,7 @@ pub(crate) async fn who_may_bypass_governance_removes_what_it_retains(f: Fixture
 }
 
 pub(crate) async fn a_retention_is_shortened_by_nobody_who_may_not(f: Fixture) {
-    let f = with_locks!(f);
+    let f = lockable(f).await;
     let until = in_an_hour();
     let lock = retained(RetentionMode::Governance, until);
     let entry = put_locked(&f.bucket, "key", lock).await;
@@ -184,7 +171,7 @@ pub(crate) async fn a_retention_is_shortened_by_nobody_who_may_not(f: Fixture) {
 }
 
 pub(crate) async fn a_version_gets_the_default_of_its_bucket(f: Fixture) {
-    let f = with_locks!(f);
+    let f = lockable(f).await;
     let default = DefaultRetention {
         mode: RetentionMode::Compliance,
         period: RetentionPeriod::Days(1),
@@ -222,7 +209,7 @@ pub(crate) async fn a_version_gets_the_default_of_its_bucket(f: Fixture) {
 }
 
 pub(crate) async fn a_locked_key_is_written_and_marked_all_the_same(f: Fixture) {
-    let f = with_locks!(f);
+    let f = lockable(f).await;
     let first = put_locked(&f.bucket, "key", held()).await;
     let second = put(&f.bucket, "key", &pattern(5, 50)).await;
     assert_locked(&f.bucket, "key", &first.version, Bypass::Governance).await;
@@ -249,7 +236,7 @@ pub(crate) async fn a_locked_key_is_written_and_marked_all_the_same(f: Fixture) 
 }
 
 pub(crate) async fn a_lock_stays_when_everything_else_changes(f: Fixture) {
-    let f = with_locks!(f);
+    let f = lockable(f).await;
     let lock = Lock {
         legal_hold: Some(false),
         ..retained(RetentionMode::Compliance, in_an_hour())
@@ -277,7 +264,7 @@ pub(crate) async fn a_lock_stays_when_everything_else_changes(f: Fixture) {
 }
 
 pub(crate) async fn an_older_version_is_locked_by_its_id(f: Fixture) {
-    let f = with_locks!(f);
+    let f = lockable(f).await;
     let old = put(&f.bucket, "key", &pattern(7, 50)).await;
     let new = put(&f.bucket, "key", &pattern(8, 50)).await;
     let hold = LockChange::LegalHold(true);
@@ -308,7 +295,7 @@ pub(crate) async fn a_locked_null_version_outlives_what_another_program_puts_the
         return;
     };
     std::fs::write(tree.join("key"), "first").unwrap();
-    let f = with_locks!(f);
+    let f = lockable(f).await;
     let hold = LockChange::LegalHold(true);
     set(&f.bucket, "key", None, hold, Bypass::Nothing)
         .await
@@ -360,7 +347,7 @@ pub(crate) async fn a_bucket_without_locks_takes_none(f: Fixture) {
 }
 
 pub(crate) async fn of_a_lock_and_a_removal_that_race_one_wins(f: Fixture) {
-    let f = with_locks!(f);
+    let f = lockable(f).await;
     for round in 0..20 {
         let entry = put(&f.bucket, "key", &pattern(round, 10)).await;
         let bucket = f.bucket.clone();

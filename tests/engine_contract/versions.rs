@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use lobos::engine::{
-    Bucket, Bypass, Condition, Deleted, EngineError, Entry, Precondition, Resume, VersionId,
-    VersionItem, Versioning, VersionsPlan, VersionsResume,
+    Bucket, Bypass, Condition, Deleted, EngineError, Entry, ObjectKey, Precondition, Resume,
+    VersionId, VersionItem, Versioning, VersionsPlan, VersionsResume,
 };
 
 use crate::fixture::*;
@@ -20,23 +20,10 @@ async fn set(bucket: &Bucket, versioning: Versioning) {
         .unwrap();
 }
 
-/// An engine whose bucket keeps versions; `None` where it cannot.
-async fn enabled(f: Fixture) -> Option<Fixture> {
-    if !f.bucket.can_keep_versions() {
-        println!("skipped: versions: the engine cannot keep them yet");
-        return None;
-    }
+/// An engine whose bucket keeps versions.
+async fn enabled(f: Fixture) -> Fixture {
     set(&f.bucket, Versioning::Enabled).await;
-    Some(f)
-}
-
-macro_rules! with_versions {
-    ($fixture:expr) => {
-        match enabled($fixture).await {
-            Some(fixture) => fixture,
-            None => return,
-        }
-    };
+    f
 }
 
 async fn get_version(
@@ -128,7 +115,7 @@ async fn list(bucket: &Bucket, prefix: &str, delimiter: Option<&str>, limit: usi
 }
 
 pub(crate) async fn every_commit_is_a_version_that_is_found_by_its_id(f: Fixture) {
-    let f = with_versions!(f);
+    let f = enabled(f).await;
     let mut written = Vec::new();
     for size in [0, 1, 5000, 200_000] {
         let bytes = pattern(size as u64, size);
@@ -168,13 +155,10 @@ pub(crate) async fn every_commit_is_a_version_that_is_found_by_its_id(f: Fixture
 }
 
 pub(crate) async fn what_was_there_before_versioning_is_the_null_version(f: Fixture) {
-    if !f.bucket.can_keep_versions() {
-        return;
-    }
     let old = pattern(1, 3000);
     let before = put(&f.bucket, "key", &old).await;
     assert_eq!(before.version, VersionId::Null);
-    let f = with_versions!(f);
+    let f = enabled(f).await;
     let found = get_version(&f.bucket, "key", &VersionId::Null).await;
     assert_eq!(found.unwrap().0, before);
     let new = put(&f.bucket, "key", &pattern(2, 10)).await;
@@ -188,7 +172,7 @@ pub(crate) async fn what_was_there_before_versioning_is_the_null_version(f: Fixt
 }
 
 pub(crate) async fn a_delete_leaves_a_marker_and_a_marker_is_no_entry(f: Fixture) {
-    let f = with_versions!(f);
+    let f = enabled(f).await;
     let bytes = pattern(1, 100);
     let entry = put(&f.bucket, "key", &bytes).await;
     let marker = mark(&f.bucket, "key").await;
@@ -233,7 +217,7 @@ pub(crate) async fn a_delete_leaves_a_marker_and_a_marker_is_no_entry(f: Fixture
 }
 
 pub(crate) async fn a_key_that_never_was_gets_a_marker_too(f: Fixture) {
-    let f = with_versions!(f);
+    let f = enabled(f).await;
     let marker = mark(&f.bucket, "a/b").await;
     let listed = lines(&f.bucket).await;
     assert_eq!(listed, [format!("a/b {marker} marker latest")]);
@@ -248,7 +232,7 @@ pub(crate) async fn a_key_that_never_was_gets_a_marker_too(f: Fixture) {
 }
 
 pub(crate) async fn what_was_before_comes_back_when_the_newest_is_removed(f: Fixture) {
-    let f = with_versions!(f);
+    let f = enabled(f).await;
     for name in ["key", "a//b", "."] {
         let bytes: Vec<_> = (0..3).map(|seed| pattern(seed, 4000)).collect();
         let mut ids = Vec::new();
@@ -281,7 +265,7 @@ pub(crate) async fn what_was_before_comes_back_when_the_newest_is_removed(f: Fix
 }
 
 pub(crate) async fn suspended_writes_replace_the_null_version_alone(f: Fixture) {
-    let f = with_versions!(f);
+    let f = enabled(f).await;
     let kept = put(&f.bucket, "key", &pattern(1, 10)).await;
     let kept = format!("key {} {}", kept.version, kept.etag);
     set(&f.bucket, Versioning::Suspended).await;
@@ -315,7 +299,7 @@ pub(crate) async fn suspended_writes_replace_the_null_version_alone(f: Fixture) 
 }
 
 pub(crate) async fn completions_and_copies_are_versions_and_metadata_is_not(f: Fixture) {
-    let f = with_versions!(f);
+    let f = enabled(f).await;
     let bytes = pattern(1, 100_000);
     let first = put(&f.bucket, "key", &bytes).await;
     let id = open_upload(&f.bucket, "key").await;
@@ -350,7 +334,7 @@ pub(crate) async fn completions_and_copies_are_versions_and_metadata_is_not(f: F
 }
 
 pub(crate) async fn each_version_has_tags_of_its_own(f: Fixture) {
-    let f = with_versions!(f);
+    let f = enabled(f).await;
     let bytes = pattern(1, 5000);
     let tags = |value: &str| vec![("a".into(), value.into())];
     let name = key("key");
@@ -394,7 +378,7 @@ pub(crate) async fn each_version_has_tags_of_its_own(f: Fixture) {
 }
 
 pub(crate) async fn large_metadata_of_every_version_is_kept(f: Fixture) {
-    let f = with_versions!(f);
+    let f = enabled(f).await;
     let mut entries = Vec::new();
     for index in 0..4 {
         let bytes = pattern(index, 10);
@@ -419,7 +403,7 @@ pub(crate) async fn large_metadata_of_every_version_is_kept(f: Fixture) {
 }
 
 pub(crate) async fn versions_are_listed_by_key_page_by_page(f: Fixture) {
-    let f = with_versions!(f);
+    let f = enabled(f).await;
     let names = ["a", "a/b", "a//b", "b/c/d", "b/c/e", "b-", "c", "é/x", "z"];
     let mut expected = BTreeMap::new();
     for (index, name) in names.into_iter().enumerate() {
@@ -464,7 +448,7 @@ pub(crate) async fn versions_are_listed_by_key_page_by_page(f: Fixture) {
 }
 
 pub(crate) async fn racing_writers_lose_no_version(f: Fixture) {
-    let f = with_versions!(f);
+    let f = enabled(f).await;
     let twin = f.twin().unwrap_or_else(|| Arc::clone(&f.engine));
     let engines = [Arc::clone(&f.engine), twin];
     let results = race(8, |index| {
@@ -492,6 +476,138 @@ pub(crate) async fn racing_writers_lose_no_version(f: Fixture) {
     assert_eq!(ids, made);
     let latest = listed.iter().filter(|line| line.ends_with("latest"));
     assert_eq!(latest.count(), 1);
+}
+
+pub(crate) async fn p19_the_order_of_versions_is_that_of_their_commits_whatever_the_clock_says(
+    f: Fixture,
+) {
+    const DAY_SECONDS: i64 = 86_400;
+    let mut f = enabled(f).await;
+    let mut made = Vec::new();
+    for (round, days) in [0, -1, -30, 400, -9000, 0].into_iter().enumerate() {
+        f.move_clock(days * DAY_SECONDS);
+        if round == 3 {
+            f = f.reopen().await;
+        }
+        made.push(
+            put(&f.bucket, "key", &pattern(round as u64, 10))
+                .await
+                .version
+                .clone(),
+        );
+        made.push(mark(&f.bucket, "key").await);
+    }
+    let ids = |lines: Vec<String>| -> Vec<String> {
+        let id = |line: &String| line.split(' ').nth(1).unwrap().to_owned();
+        lines.iter().map(id).collect()
+    };
+    let newest_first = |made: &[VersionId]| -> Vec<String> {
+        made.iter().rev().map(ToString::to_string).collect()
+    };
+    assert_eq!(ids(lines(&f.bucket).await), newest_first(&made));
+    assert_eq!(ids(list(&f.bucket, "", None, 1).await), newest_first(&made));
+    // Nor does the clock say what comes back.
+    while let Some(newest) = made.pop() {
+        delete_version(&f.bucket, "key", &newest).await;
+        f.move_clock(-DAY_SECONDS);
+        assert_eq!(ids(lines(&f.bucket).await), newest_first(&made));
+        let current = head(&f.bucket, "key").await;
+        match made.len() {
+            0 => assert!(matches!(current, Err(EngineError::NoSuchKey))),
+            count if count % 2 == 1 => assert_eq!(current.unwrap().version, made[count - 1]),
+            count => match current {
+                Err(EngineError::DeleteMarker { version, .. }) => {
+                    assert_eq!(version, made[count - 1]);
+                }
+                other => panic!("{other:?}"),
+            },
+        }
+    }
+}
+
+pub(crate) async fn versions_of_keys_that_begin_with_each_other_stay_apart(f: Fixture) {
+    let f = enabled(f).await;
+    assert!(ObjectKey::parse("a\0b").is_err(), "NUL would join two keys");
+    let names = [
+        "a", "a\u{1}", "a\u{1}b", "a ", "a/", "a0", "aa", "a\u{7f}", "aé", "b",
+    ];
+    let mut expected = Vec::new();
+    for name in names {
+        let mut own = Vec::new();
+        for round in 0..3 {
+            let entry = put(&f.bucket, name, &pattern(round, 10)).await;
+            own.push((name.to_owned(), entry.version.clone()));
+        }
+        if name.len() % 2 == 0 {
+            own.push((name.to_owned(), mark(&f.bucket, name).await));
+        }
+        own.reverse();
+        expected.extend(own);
+    }
+    let item = |item: &VersionItem| match item {
+        VersionItem::Object { key, entry, .. } => (key.to_string(), entry.version.clone()),
+        VersionItem::Marker { key, version, .. } => (key.to_string(), version.clone()),
+        VersionItem::CommonPrefix(prefix) => panic!("{prefix}"),
+    };
+    let mut plan = VersionsPlan {
+        limit: 1000,
+        ..VersionsPlan::default()
+    };
+    let all = f.bucket.scan_versions(&plan).await.unwrap();
+    assert_eq!(all.items.iter().map(item).collect::<Vec<_>>(), expected);
+    // From any string on, a key or not.
+    for from in [
+        "",
+        "a",
+        "a\0",
+        "a\0\u{7f}",
+        "a\u{1}",
+        "a\u{1}\0",
+        "a/",
+        "a/b",
+        "aa",
+        "b",
+        "c",
+    ] {
+        plan.after = Some(VersionsResume::Key(Resume::Key(from.into())));
+        let page = f.bucket.scan_versions(&plan).await.unwrap();
+        let behind = expected.iter().filter(|(name, _)| name.as_str() > from);
+        let found: Vec<_> = page.items.iter().map(item).collect();
+        assert_eq!(
+            found.iter().collect::<Vec<_>>(),
+            behind.collect::<Vec<_>>(),
+            "{from:?}"
+        );
+    }
+}
+
+/// An engine that shares the bytes of copies frees them with the last owner, and no earlier.
+pub(crate) async fn a_copy_shares_bytes_with_versions_that_come_and_go(f: Fixture) {
+    let f = enabled(f).await;
+    let bytes = pattern(1, 150_000);
+    let first = put(&f.bucket, "key", &bytes).await;
+    put(&f.bucket, "key", &pattern(2, 10)).await;
+    let source = f.bucket.open_version(&key("key"), &first.version).await;
+    let source = source.unwrap();
+    let range = whole(source.entry());
+    let writer = f.bucket.begin(&key("copy"), Some(range.size_bytes)).await;
+    let mut writer = writer.unwrap();
+    writer.append_from(source, range).await.unwrap();
+    let copied = writer.commit(plain(&bytes)).await.unwrap();
+    mark(&f.bucket, "copy").await;
+    delete_version(&f.bucket, "key", &first.version).await;
+    let mut f = f;
+    for round in 0..4 {
+        put(&f.bucket, "other", &pattern(10 + round, 150_000)).await;
+        let got = get_version(&f.bucket, "copy", &copied.version).await;
+        assert_eq!(got.unwrap().1, bytes, "round {round}");
+        if round == 1 {
+            f = f.reopen().await;
+        }
+    }
+    delete_version(&f.bucket, "copy", &copied.version).await;
+    let gone = get_version(&f.bucket, "copy", &copied.version).await;
+    assert!(matches!(gone, Err(EngineError::NoSuchVersion)), "{gone:?}");
 }
 
 /// One version of the model.
@@ -552,9 +668,6 @@ fn model_keys() -> Vec<String> {
 }
 
 pub(crate) async fn random_operations_on_versions_agree_with_a_model(f: Fixture) {
-    if !f.bucket.can_keep_versions() {
-        return;
-    }
     let mut f = f;
     let mut model = Model::default();
     let names = model_keys();

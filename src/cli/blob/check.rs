@@ -41,7 +41,10 @@ impl Check {
         for damage in &report.damages {
             println!("{damage}");
         }
-        let what = format!("{} objects, {} parts", report.objects, report.parts);
+        let what = format!(
+            "{} objects, {} older versions and delete markers, {} parts",
+            report.objects, report.versions, report.parts
+        );
         let depth = match self.data {
             true => format!("{} bytes of data verified", report.data_bytes),
             false => "their data was not read (--data)".to_owned(),

@@ -29,7 +29,7 @@ pub(in crate::cli) struct Export {
 }
 
 impl Export {
-    /// Status 0: all objects are files; 1: some are not, as printed.
+    /// Status 0: all objects, as they are now, are files; 1: some are not, as printed.
     pub(super) async fn run(self) -> Done {
         let engine = self.open().await?;
         let mut target = Target::new(&self.directory)?;
@@ -41,6 +41,10 @@ impl Export {
             "{there}: {} objects, {} bytes",
             target.objects, target.bytes
         );
+        match engine.info().versions {
+            0 => {}
+            left_out => println!("{left_out} older versions and delete markers were left out"),
+        }
         if target.odd > 0 {
             println!(
                 "{} of them have keys that are no paths; {there}/{ODD_KEYS}/{ODD_NAMES} says \
@@ -98,8 +102,6 @@ impl Export {
     ) -> Result<(), Box<dyn std::error::Error>> {
         let reader = match bucket.open(key).await {
             Ok(reader) => reader,
-            // Only older versions of it are there.
-            Err(EngineError::NoSuchKey | EngineError::DeleteMarker { .. }) => return Ok(()),
             Err(error) => return self.lost(name, key, &error, target),
         };
         let entry = Arc::clone(reader.entry());

@@ -61,6 +61,10 @@ fn for_people(info: &BlobInfo) -> String {
         ("Buckets", info.buckets.to_string()),
         ("Objects", info.objects.to_string()),
         (
+            "Versions",
+            format!("{} older ones and delete markers", info.versions),
+        ),
+        (
             "Uploads",
             format!("{} open, {} parts", info.uploads, info.parts),
         ),

@@ -12,8 +12,8 @@ use super::get::BlobReader;
 use super::put::{BlobWriter, Content, check};
 use super::record::{Change, ItemKey, Table};
 use crate::engine::{
-    BucketConfig, Deleted, Durability, EngineError, Entry, Metadata, ObjectKey, Precondition, Tags,
-    VersionId,
+    BucketConfig, Bypass, Deleted, Durability, EngineError, Entry, LockChange, Metadata, ObjectKey,
+    Precondition, Tags, VersionId,
 };
 
 /// A bucket of the blob engine. Cheap to clone.
@@ -100,15 +100,12 @@ impl BlobBucket {
     ) -> Result<Deleted, EngineError> {
         let (bucket, item) = (Arc::clone(&self.state), self.object_item(key));
         let precondition = precondition.clone();
+        let (salt, now) = (self.core.entropy.bytes(), self.core.clock.now());
         self.core
             .commit(Class::Delete, None, move |turn| {
                 bucket.check()?;
                 check(turn, &bucket, &item, &precondition)?;
-                if turn.get(Some(&bucket), &item).is_none() {
-                    return Ok(Deleted::Absent);
-                }
-                turn.change(Some(&bucket), item, Change::Gone, Vec::new());
-                Ok(Deleted::Removed)
+                turn.delete_object(&bucket, item, salt, now)
             })
             .await
     }
@@ -120,9 +117,14 @@ impl BlobBucket {
         metadata: Metadata,
         precondition: &Precondition,
     ) -> Result<Arc<Entry>, EngineError> {
-        self.describe(key, precondition, |entry| {
-            entry.metadata = metadata.clone();
+        self.describe(key, None, precondition, |entry| {
+            let lock = entry.metadata.lock;
+            entry.metadata = Metadata {
+                lock,
+                ..metadata.clone()
+            };
             entry.modified = self.core.clock.now();
+            Ok(())
         })
         .await
     }
@@ -134,11 +136,9 @@ impl BlobBucket {
         version: Option<&VersionId>,
         tags: Tags,
     ) -> Result<Arc<Entry>, EngineError> {
-        if let Some(VersionId::Named(_)) = version {
-            return Err(EngineError::NoSuchVersion);
-        }
-        self.describe(key, &Precondition::default(), |entry| {
+        self.describe(key, version, &Precondition::default(), |entry| {
             entry.metadata.tags.clone_from(&tags);
+            Ok(())
         })
         .await
     }
@@ -150,33 +150,60 @@ impl BlobBucket {
         acl: Option<Box<str>>,
         precondition: &Precondition,
     ) -> Result<Arc<Entry>, EngineError> {
-        self.describe(key, precondition, |entry| {
+        self.describe(key, None, precondition, |entry| {
             entry.metadata.acl.clone_from(&acl);
+            Ok(())
         })
         .await
     }
 
-    /// Replaces what is said about the current entry while its bytes stay. `change` touches the
-    /// metadata and the time, and runs again when the entry changed meanwhile.
+    /// See [`crate::engine::Bucket::set_lock`].
+    pub async fn set_lock(
+        &self,
+        key: &ObjectKey,
+        version: Option<&VersionId>,
+        change: LockChange,
+        bypass: Bypass,
+    ) -> Result<Arc<Entry>, EngineError> {
+        // A bucket that has locks keeps them.
+        let has_locks = self.state.config.load().lock.is_some();
+        self.describe(key, version, &Precondition::default(), |entry| {
+            let lock = entry.metadata.lock;
+            if !has_locks && lock.is_empty() {
+                return Err(EngineError::NoObjectLock);
+            }
+            entry.metadata.lock = lock.changed(change, self.core.clock.now(), bypass)?;
+            Ok(())
+        })
+        .await
+    }
+
+    /// Replaces what is said about the current entry, or about the version that is named, while its
+    /// bytes stay. `change` touches the metadata and the time, and runs again when the entry
+    /// changed meanwhile.
     async fn describe(
         &self,
         key: &ObjectKey,
+        version: Option<&VersionId>,
         precondition: &Precondition,
-        change: impl Fn(&mut Entry),
+        change: impl Fn(&mut Entry) -> Result<(), EngineError>,
     ) -> Result<Arc<Entry>, EngineError> {
         for _ in 0..RACES_MAX {
-            let reader = self.open(key).await?;
+            let reader = match version {
+                None => self.open(key).await?,
+                Some(version) => self.open_version(key, version).await?,
+            };
             precondition.check(Some(reader.entry()))?;
             let mut entry = Entry::clone(reader.entry());
-            change(&mut entry);
+            change(&mut entry)?;
             let seen = Arc::clone(&reader.stored);
             let mut stored = Stored::clone(&seen);
             (stored.modified, stored.overflow) = (entry.modified, None);
-            stored.content_type = None;
+            (stored.content_type, stored.lock) = (None, entry.metadata.lock);
             let mut content = Content::default();
             let described = describe(&entry.metadata, &entry.parts)?;
             content.describe(&self.core, &mut stored, described)?;
-            let (bucket, item) = (Arc::clone(&self.state), self.object_item(key));
+            let (bucket, item) = (Arc::clone(&self.state), reader.item.clone());
             let writes = content.writes();
             let done = self.core.commit(Class::Write, writes, move |turn| {
                 bucket.check()?;

@@ -62,14 +62,9 @@ impl BlobEngine {
         let buckets = buckets.unwrap_or_else(PoisonError::into_inner);
         let bucket = buckets.by_name.get(name).ok_or(EngineError::NoSuchBucket)?;
         let items = recover::item_batches(&bucket.objects).flatten();
-        let keys = items.filter_map(|(key, _)| {
-            // A version's item has its number behind a NUL.
-            let key = key.split(|byte| *byte == 0).next()?;
-            ObjectKey::parse(std::str::from_utf8(key).ok()?).ok()
-        });
-        let mut keys: Vec<_> = keys.collect();
-        keys.dedup();
-        Ok(keys)
+        let keys =
+            items.filter_map(|(key, _)| ObjectKey::parse(std::str::from_utf8(&key).ok()?).ok());
+        Ok(keys.collect())
     }
 
     /// Uses all of the device, which has become larger; gives the new size.
@@ -170,10 +165,6 @@ impl BlobEngine {
         name: &BucketName,
         config: BucketConfig,
     ) -> Result<(), EngineError> {
-        if config.lock.is_some() {
-            let what = "buckets of the blob engine have no versions, and so no object lock";
-            return Err(EngineError::Unsupported { what });
-        }
         let item = bucket_item(name);
         let number = &self.core.next_number;
         let id = number.fetch_add(1, std::sync::atomic::Ordering::AcqRel);

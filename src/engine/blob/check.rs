@@ -20,6 +20,8 @@ use crate::io::device::Device;
 #[derive(Debug, Default)]
 pub struct CheckReport {
     pub objects: u64,
+    /// Versions that are not current, and delete markers.
+    pub versions: u64,
     pub parts: u64,
     /// Of objects and parts, read and compared with their checksums.
     pub data_bytes: u64,
@@ -65,6 +67,8 @@ impl BlobEngine {
         };
         for bucket in buckets {
             check.items(&bucket, &bucket.objects, Table::Objects).await;
+            let versions = &bucket.versions;
+            check.items(&bucket, versions, Table::Versions).await;
             check.items(&bucket, &bucket.uploads, Table::Uploads).await;
             check.items(&bucket, &bucket.parts, Table::Parts).await;
         }
@@ -122,6 +126,7 @@ impl Check<'_> {
                 let name = name_of(bucket, table, &key);
                 match table {
                     Table::Objects => self.report.objects += 1,
+                    Table::Versions => self.report.versions += 1,
                     Table::Parts => self.report.parts += 1,
                     Table::Buckets | Table::Uploads => {}
                 }
@@ -226,6 +231,7 @@ fn name_of(bucket: &BucketState, table: Table, key: &[u8]) -> String {
                 .map_or(0, |bytes| u32::from_be_bytes(*bytes));
             format!("part {number} of an upload in {}", bucket.name)
         }
+        Table::Versions => format!("an older version of {}", text(key)),
         Table::Objects | Table::Buckets => text(key),
     }
 }

@@ -106,7 +106,7 @@ impl Core {
                     &value_of(&bucket)?,
                 )
                 .await?;
-            for table in [Table::Objects, Table::Uploads, Table::Parts] {
+            for table in Table::ALL {
                 let Some(tree) = bucket.tree(table) else {
                     continue;
                 };

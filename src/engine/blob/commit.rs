@@ -1,7 +1,7 @@
 //! Group commit: sequencing under one short lock, one journal block and one flush per batch, led
 //! by a writer that has a record in it. See `docs/design-blob.md`, section 2.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
@@ -16,6 +16,7 @@ use super::core::{BucketState, Core, allocations_of, apply_item};
 use super::entry::{Allocation, Piece, Place};
 use super::journal::{self, Head, Ring};
 use super::layout::{BLOCK, BLOCK_BYTES, BODY_BYTES_MAX, Extent, JOURNAL_FIRST};
+use super::pending::{Newest, PendingItems};
 use super::planted::is_planted;
 use super::put::Holding;
 use super::record::{Change, ItemKey, Record, Table};
@@ -39,17 +40,10 @@ pub(super) struct Sequencer {
     said_durable: u64,
     queue: VecDeque<Gathering>,
     is_committing: bool,
-    /// The newest sequenced value of each item that is not in the index yet.
-    pending: HashMap<ItemKey, Newest>,
+    pending: PendingItems,
     /// For the planted bug that writes it again: the last journal block, its place and its body.
     #[cfg(lobos_mutants)]
     last_block: Option<(Head, u64, Vec<u8>)>,
-}
-
-#[derive(Debug)]
-struct Newest {
-    value: Option<Box<[u8]>>,
-    batch: Arc<Batch>,
 }
 
 /// Records that will be one journal block.
@@ -87,7 +81,7 @@ impl Page {
 
 /// What the writers of a batch wait for.
 #[derive(Debug)]
-struct Batch {
+pub(super) struct Batch {
     /// Data writes that have not completed.
     outstanding: AtomicUsize,
     settled: Notify,
@@ -138,7 +132,7 @@ impl Sequencer {
             hash,
             queue: VecDeque::new(),
             is_committing: false,
-            pending: HashMap::new(),
+            pending: PendingItems::default(),
             #[cfg(lobos_mutants)]
             last_block: None,
         }
@@ -181,8 +175,8 @@ pub(super) struct Turn<'a> {
     changes: Vec<Pending>,
     /// Blocks that the records name.
     pub(super) kept: Vec<Arc<Holding>>,
-    /// The newest batch whose record was seen.
-    consulted: Option<Arc<Batch>>,
+    /// The batches whose records were seen.
+    consulted: Vec<Arc<Batch>>,
     /// A journal block is wanted even without records: its flush proves what was freed (I3).
     pub(super) is_forced: bool,
 }
@@ -195,16 +189,44 @@ impl Turn<'_> {
         item: &ItemKey,
     ) -> Option<Box<[u8]>> {
         if let Some(newest) = self.sequencer.pending.get(item) {
-            self.consulted = Some(Arc::clone(&newest.batch));
+            consult(&mut self.consulted, &newest.batch);
             return newest.value.clone();
         }
         bucket?.tree(item.table)?.value(&item.key)
     }
 
+    /// The first of a bucket's versions, as they will be, that is at or behind `from`.
+    pub(super) fn next_version(
+        &mut self,
+        bucket: &BucketState,
+        from: ItemKey,
+    ) -> Option<(ItemKey, Box<[u8]>)> {
+        let mut from = from;
+        loop {
+            let there = bucket.versions.items_from(&from.key, 1).pop();
+            let pending = self.sequencer.pending.next(&from);
+            let Some((item, newest)) = pending
+                .filter(|(item, _)| there.as_ref().is_none_or(|(there, _)| item.key <= *there))
+            else {
+                let (key, value) = there?;
+                return Some((ItemKey { key, ..from }, value));
+            };
+            consult(&mut self.consulted, &newest.batch);
+            if let Some(value) = &newest.value {
+                return Some((item.clone(), value.clone()));
+            }
+            from.key = [&item.key, &[0][..]].concat().into();
+        }
+    }
+
+    pub(super) fn check_room_for_marker(&self) -> Result<(), EngineError> {
+        self.core.check_room_for_marker()
+    }
+
     pub(super) fn has_bucket(&mut self, item: &ItemKey) -> bool {
         match self.sequencer.pending.get(item) {
             Some(newest) => {
-                self.consulted = Some(Arc::clone(&newest.batch));
+                consult(&mut self.consulted, &newest.batch);
                 newest.value.is_some()
             }
             None => {
@@ -262,6 +284,12 @@ impl Turn<'_> {
     }
 }
 
+fn consult(consulted: &mut Vec<Arc<Batch>>, batch: &Arc<Batch>) {
+    if !consulted.iter().any(|known| Arc::ptr_eq(known, batch)) {
+        consulted.push(Arc::clone(batch));
+    }
+}
+
 /// A place in a batch.
 struct Ticket {
     batch: Arc<Batch>,
@@ -298,10 +326,10 @@ impl Core {
                 let _ = writes.await;
             }
             // Upholds I2: what a pending record decided is answered with it.
-            if let Some(batch) = consulted
-                && !is_planted("answer_before_deciding_commit")
-            {
-                batch.wait_done().await?;
+            if !is_planted("answer_before_deciding_commit") {
+                for batch in consulted {
+                    batch.wait_done().await?;
+                }
             }
             return decided;
         };
@@ -351,7 +379,7 @@ impl Core {
     fn sequence<T>(
         &self,
         decide: impl FnOnce(&mut Turn<'_>) -> Result<T, EngineError>,
-    ) -> (Result<T, EngineError>, Option<Arc<Batch>>, Option<Ticket>) {
+    ) -> (Result<T, EngineError>, Vec<Arc<Batch>>, Option<Ticket>) {
         let mut sequencer = self.lock_sequencer();
         let half = sequencer.body_max() / 2;
         if sequencer
@@ -366,7 +394,7 @@ impl Core {
             sequencer: &mut sequencer,
             changes: Vec::new(),
             kept: Vec::new(),
-            consulted: None,
+            consulted: Vec::new(),
             is_forced: false,
         };
         let decided = decide(&mut turn);
@@ -572,12 +600,8 @@ impl Core {
         let mut sequencer = self.lock_sequencer();
         sequencer.unpublished = sealed.next;
         sequencer.said_durable = sealed.durable;
-        let pending = &mut sequencer.pending;
         for change in changes {
-            let is_ours = |newest: &Newest| Arc::ptr_eq(&newest.batch, &batch);
-            if pending.get(&change.record.item).is_some_and(is_ours) {
-                pending.remove(&change.record.item);
-            }
+            sequencer.pending.published(&change.record.item, &batch);
         }
     }
 
@@ -710,18 +734,19 @@ fn newest(value: Option<Box<[u8]>>, batch: &Arc<Batch>) -> Newest {
     }
 }
 
-/// Counts the objects that will be there, and marks a bucket that will not.
-fn expect(pending: &HashMap<ItemKey, Newest>, change: &Pending) {
+/// Counts the objects and versions that will be there, and marks a bucket that will not.
+fn expect(pending: &PendingItems, change: &Pending) {
     let Some(bucket) = &change.bucket else {
         return;
     };
     let item = &change.record.item;
     match item.table {
         Table::Buckets => bucket.is_going.store(true, Ordering::Release),
-        Table::Objects => {
+        Table::Objects | Table::Versions => {
+            let tree = bucket.tree(item.table);
             let was_there = match pending.get(item) {
                 Some(newest) => newest.value.is_some(),
-                None => bucket.objects.get(&item.key, |_| ()).is_some(),
+                None => tree.is_some_and(|tree| tree.get(&item.key, |_| ()).is_some()),
             };
             match (was_there, &change.record.change) {
                 (false, Change::Put { .. }) => {

@@ -110,7 +110,9 @@ pub(super) struct BucketState {
     pub(super) objects: Tree,
     pub(super) uploads: Tree,
     pub(super) parts: Tree,
-    /// Objects there once all pending records are in the index. Changed under the sequencer.
+    pub(super) versions: Tree,
+    /// Objects and versions there once all pending records are in the index. Changed under the
+    /// sequencer.
     pub(super) expected: AtomicU64,
     /// A record that removes it has been sequenced.
     pub(super) is_going: AtomicBool,
@@ -124,7 +126,12 @@ impl BucketState {
             Table::Objects => Some(&self.objects),
             Table::Uploads => Some(&self.uploads),
             Table::Parts => Some(&self.parts),
+            Table::Versions => Some(&self.versions),
         }
+    }
+
+    pub(super) fn trees(&self) -> [&Tree; 4] {
+        [&self.objects, &self.uploads, &self.parts, &self.versions]
     }
 
     pub(super) fn check(&self) -> Result<(), EngineError> {
@@ -170,6 +177,7 @@ impl Buckets {
                     objects: Tree::new(),
                     uploads: Tree::new(),
                     parts: Tree::new(),
+                    versions: Tree::new(),
                     expected: AtomicU64::new(0),
                     is_going: AtomicBool::new(false),
                 });
@@ -188,7 +196,7 @@ impl Buckets {
         };
         self.by_id.remove(&bucket.id);
         bucket.is_going.store(true, Ordering::Release);
-        let trees = [&bucket.objects, &bucket.uploads, &bucket.parts];
+        let trees = bucket.trees();
         trees.iter().flat_map(|tree| drain(tree, &[])).collect()
     }
 
@@ -327,8 +335,8 @@ impl Core {
     pub(super) fn index_bytes(&self) -> u64 {
         let buckets = self.buckets.read().unwrap_or_else(PoisonError::into_inner);
         let of = |bucket: &Arc<BucketState>| {
-            let trees = [&bucket.objects, &bucket.uploads, &bucket.parts];
-            trees
+            bucket
+                .trees()
                 .iter()
                 .map(|tree| tree.bytes() + 20 * tree.len())
                 .sum::<u64>()
@@ -337,11 +345,25 @@ impl Core {
         buckets.by_name.values().map(of).sum()
     }
 
+    /// Blocks that both copies of the next checkpoint take.
+    fn checkpoint_blocks(&self) -> u64 {
+        2 * (self.index_bytes() + self.index_bytes() / 8).div_ceil(BLOCK) + 64
+    }
+
     /// Blocks that stay free for deletes and checkpoints. Upholds I10.
     pub(super) fn reserve_blocks(&self) -> u64 {
-        let checkpoint = 2 * (self.index_bytes() + self.index_bytes() / 8).div_ceil(BLOCK) + 64;
         let size = self.superblock().size_blocks;
-        checkpoint + (size / 64).min((64 << 20) / BLOCK)
+        self.checkpoint_blocks() + (size / 64).min((64 << 20) / BLOCK)
+    }
+
+    /// Refuses a delete that adds to the index where that would cost the next checkpoint its room.
+    /// Upholds I10.
+    pub(super) fn check_room_for_marker(&self) -> Result<(), EngineError> {
+        let free = self.space.free_blocks() + self.space.held_blocks();
+        match free > self.checkpoint_blocks() {
+            true => Ok(()),
+            false => Err(EngineError::Full),
+        }
     }
 
     /// Refuses what adds an item if the index has no memory for it. Those that are under way when
@@ -355,7 +377,7 @@ impl Core {
         if self.index_bytes() < self.index_bytes_max {
             return Ok(());
         }
-        let keeps_versions = bucket.config.load().versioning.is_some();
+        let keeps_versions = bucket.config.load().kept_versions().is_some();
         let is_there = bucket.tree(table).is_some_and(|tree| tree.has(key));
         match is_there && !keeps_versions {
             true => Ok(()),

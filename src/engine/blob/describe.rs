@@ -6,7 +6,7 @@ use super::codec::{Cursor, json, put_bytes};
 use super::core::Core;
 use super::entry::Stored;
 use super::transfer;
-use crate::engine::{EngineError, Entry, Metadata, Part, VersionId};
+use crate::engine::{EngineError, Entry, Lock, Metadata, Part};
 
 /// What the stored entry itself says: no metadata but the content type, no parts.
 pub(super) fn plain_entry(stored: &Stored) -> Entry {
@@ -17,14 +17,15 @@ pub(super) fn plain_entry(stored: &Stored) -> Entry {
         checksum: stored.checksum.clone(),
         metadata: Metadata {
             content_type: stored.content_type.clone(),
+            lock: stored.lock,
             ..Metadata::default()
         },
         parts: Arc::from([].as_slice()),
-        version: VersionId::Null,
+        version: stored.version.id(),
     }
 }
 
-/// Where the metadata goes.
+/// Where the metadata goes, but for the lock: that is in the entry, where it decides.
 pub(super) enum Described {
     /// Into the entry: the content type is all there is.
     Inline(Option<Box<str>>),
@@ -35,6 +36,7 @@ pub(super) enum Described {
 pub(super) fn describe(metadata: &Metadata, parts: &[Part]) -> Result<Described, EngineError> {
     let only_type = Metadata {
         content_type: metadata.content_type.clone(),
+        lock: metadata.lock,
         ..Metadata::default()
     };
     let length = metadata.content_type.as_ref().map_or(0, |text| text.len());
@@ -42,7 +44,11 @@ pub(super) fn describe(metadata: &Metadata, parts: &[Part]) -> Result<Described,
         return Ok(Described::Inline(only_type.content_type));
     }
     let mut bytes = vec![METADATA];
-    put_bytes(&mut bytes, &json(metadata)?);
+    let unlocked = Metadata {
+        lock: Lock::default(),
+        ..metadata.clone()
+    };
+    put_bytes(&mut bytes, &json(&unlocked)?);
     if !parts.is_empty() {
         bytes.push(PARTS);
         put_bytes(&mut bytes, &json(&parts)?);
@@ -70,7 +76,11 @@ fn fill(entry: &mut Entry, overflow: &[u8]) -> Option<()> {
         let tag = from.u8()?;
         let field = from.bytes()?;
         match tag {
-            METADATA => entry.metadata = serde_json::from_slice(field).ok()?,
+            METADATA => {
+                let lock = entry.metadata.lock;
+                let metadata = serde_json::from_slice(field).ok()?;
+                entry.metadata = Metadata { lock, ..metadata };
+            }
             PARTS => {
                 let parts: Vec<Part> = serde_json::from_slice(field).ok()?;
                 entry.parts = parts.into();

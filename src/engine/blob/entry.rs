@@ -4,7 +4,9 @@ use super::codec::{Cursor, put_bytes, put_u32, put_varint};
 use super::layout::{BLOCK_BYTES, CHUNK_BYTES, Extent, put_extents, take_extents};
 use crate::clock::Timestamp;
 use crate::engine::types::hex;
-use crate::engine::{Checksum, ChecksumAlgorithm, ChecksumKind, ETag};
+use crate::engine::{
+    Checksum, ChecksumAlgorithm, ChecksumKind, ETag, Lock, Retention, RetentionMode, VersionId,
+};
 
 /// An object, an upload or a part. See `docs/design-blob.md`, section 1.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -20,8 +22,49 @@ pub(super) struct Stored {
     pub(super) upload: Option<UploadName>,
     /// Of an upload.
     pub(super) plan: Option<Box<[u8]>>,
+    pub(super) version: Version,
+    pub(super) is_marker: bool,
+    pub(super) lock: Lock,
     /// Fields of a later version of the format, kept as they are.
     pub(super) others: Vec<(u8, Box<[u8]>)>,
+}
+
+/// Which of a key's versions an entry is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Version {
+    /// Higher is newer; no two versions of a key have the same.
+    pub(super) sequence: u64,
+    /// `None`: the null version.
+    pub(super) salt: Option<Salt>,
+}
+
+/// Random bytes that make an id unique.
+pub(super) type Salt = [u8; 8];
+
+impl Version {
+    pub(super) fn id(&self) -> VersionId {
+        match &self.salt {
+            None => VersionId::Null,
+            Some(salt) => {
+                let id = [self.sequence.to_be_bytes(), *salt].concat();
+                VersionId::Named(hex(&id).into())
+            }
+        }
+    }
+
+    /// The version that has this id; `None`: the null version, or an id that none has.
+    pub(super) fn named(id: &VersionId) -> Option<Self> {
+        let VersionId::Named(text) = id else {
+            return None;
+        };
+        let raw = unhex(text)?;
+        let (sequence, salt) = raw.split_at(8);
+        let version = Self {
+            sequence: u64::from_be_bytes(sequence.try_into().ok()?),
+            salt: Some(salt.try_into().ok()?),
+        };
+        (version.id() == *id).then_some(version)
+    }
 }
 
 /// The number of an upload and 16 random bytes.
@@ -77,6 +120,9 @@ impl Stored {
             overflow: None,
             upload: None,
             plan: None,
+            version: Version::default(),
+            is_marker: false,
+            lock: Lock::default(),
             others: Vec::new(),
         }
     }
@@ -86,8 +132,10 @@ impl Stored {
         let mut field = Vec::with_capacity(64);
         put_varint(&mut field, self.size_bytes);
         put_field(&mut out, SIZE, &mut field);
-        put_etag(&mut field, &self.etag);
-        put_field(&mut out, ETAG, &mut field);
+        if !self.etag.as_str().is_empty() {
+            put_etag(&mut field, &self.etag);
+            put_field(&mut out, ETAG, &mut field);
+        }
         field.extend_from_slice(&self.modified.unix_nanos.to_le_bytes());
         put_field(&mut out, MODIFIED, &mut field);
         if let Some(checksum) = &self.checksum {
@@ -115,6 +163,23 @@ impl Stored {
         if let Some(plan) = &self.plan {
             field.extend_from_slice(plan);
             put_field(&mut out, PLAN, &mut field);
+        }
+        if self.version != Version::default() {
+            put_varint(&mut field, self.version.sequence);
+            field.extend_from_slice(self.version.salt.as_ref().map_or(&[], |salt| &salt[..]));
+            put_field(&mut out, VERSION, &mut field);
+        }
+        if self.is_marker {
+            put_field(&mut out, MARKER, &mut field);
+        }
+        if let Some(retention) = &self.lock.retention {
+            field.push(u8::from(retention.mode == RetentionMode::Compliance));
+            field.extend_from_slice(&retention.until.unix_nanos.to_le_bytes());
+            put_field(&mut out, RETENTION, &mut field);
+        }
+        if let Some(is_on) = self.lock.legal_hold {
+            field.push(u8::from(is_on));
+            put_field(&mut out, LEGAL_HOLD, &mut field);
         }
         for (tag, bytes) in &self.others {
             field.extend_from_slice(bytes);
@@ -150,6 +215,10 @@ impl Stored {
                 OVERFLOW => stored.overflow = Some(Pointer::decode(&mut inner)?),
                 UPLOAD => stored.upload = Some(inner.array()?),
                 PLAN => stored.plan = Some(field.into()),
+                VERSION => stored.version = take_version(&mut inner)?,
+                MARKER => stored.is_marker = true,
+                RETENTION => stored.lock.retention = Some(take_retention(&mut inner)?),
+                LEGAL_HOLD => stored.lock.legal_hold = Some(take_hold(&mut inner)?),
                 other => stored.others.push((other, field.into())),
             }
         }
@@ -320,6 +389,34 @@ fn take_etag(field: &[u8]) -> Option<ETag> {
         .then(|| ETag::new(format!("{}-{count}", hex(&digest))))
 }
 
+fn take_version(from: &mut Cursor<'_>) -> Option<Version> {
+    Some(Version {
+        sequence: from.varint()?,
+        salt: match from.is_empty() {
+            true => None,
+            false => Some(from.rest().try_into().ok()?),
+        },
+    })
+}
+
+fn take_retention(from: &mut Cursor<'_>) -> Option<Retention> {
+    let mode = match from.u8()? {
+        0 => RetentionMode::Governance,
+        1 => RetentionMode::Compliance,
+        _ => return None,
+    };
+    let until = Timestamp::from_unix_nanos(i64::from_le_bytes(from.array()?));
+    Some(Retention { mode, until })
+}
+
+fn take_hold(from: &mut Cursor<'_>) -> Option<bool> {
+    match from.u8()? {
+        0 => Some(false),
+        1 => Some(true),
+        _ => None,
+    }
+}
+
 /// 16 bytes from 32 hexadecimal digits.
 fn unhex(text: &str) -> Option<[u8; 16]> {
     if text.len() != 32 || !text.is_ascii() {
@@ -379,6 +476,10 @@ const PIECE: u8 = 6;
 const OVERFLOW: u8 = 7;
 const UPLOAD: u8 = 8;
 const PLAN: u8 = 9;
+const VERSION: u8 = 10;
+const MARKER: u8 = 11;
+const RETENTION: u8 = 12;
+const LEGAL_HOLD: u8 = 13;
 const MUST_KNOW: u8 = 128;
 const TEXT_ETAG: u8 = 0xff;
 
@@ -433,6 +534,18 @@ mod tests {
             overflow: Some(pointer),
             upload: Some([8; 24]),
             plan: Some(b"{}"[..].into()),
+            version: Version {
+                sequence: 300,
+                salt: Some([9; 8]),
+            },
+            is_marker: true,
+            lock: Lock {
+                retention: Some(Retention {
+                    mode: RetentionMode::Compliance,
+                    until: Timestamp::from_unix_nanos(-7),
+                }),
+                legal_hold: Some(false),
+            },
             others: vec![(100, [1, 2].into())],
             ..Stored::new(
                 71_100,
@@ -458,6 +571,39 @@ mod tests {
                 ..example()
             };
             assert_eq!(Stored::decode(&stored.encode()), Some(stored), "{etag}");
+        }
+    }
+
+    #[test]
+    fn a_version_comes_back_from_its_id_and_from_nothing_else() {
+        let null = Version {
+            sequence: 7,
+            salt: None,
+        };
+        let named = Version {
+            sequence: 0x1234,
+            salt: Some([0xab; 8]),
+        };
+        assert_eq!(
+            (null.id(), Version::named(&null.id())),
+            (VersionId::Null, None)
+        );
+        assert_eq!(named.id().as_str(), "0000000000001234abababababababab");
+        assert_eq!(Version::named(&named.id()), Some(named));
+        for id in [
+            "",
+            "0",
+            "0000000000001234ABABABABABABABAB",
+            "+000000000001234abababababababab",
+        ] {
+            assert_eq!(Version::named(&VersionId::parse(id)), None, "{id:?}");
+        }
+        for version in [null, named, Version::default()] {
+            let stored = Stored {
+                version,
+                ..example()
+            };
+            assert_eq!(Stored::decode(&stored.encode()), Some(stored));
         }
     }
 

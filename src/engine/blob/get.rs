@@ -17,6 +17,7 @@ use super::layout::{BLOCK, BLOCK_BYTES, CHUNK_BYTES};
 use super::record::{ItemKey, Table};
 use super::recover::read_table;
 use super::transfer::{self, fault};
+use super::versions::LOOKS;
 use crate::engine::{EngineError, Entry, Range};
 use crate::limits::REQUEST_WINDOW_BYTES;
 
@@ -107,11 +108,35 @@ impl Core {
             bucket: bucket.id,
             key: key.into(),
         };
-        let (stored, pins) = self.pinned(bucket, &item)?.ok_or(EngineError::NoSuchKey)?;
+        for _ in 0..LOOKS {
+            if let Some((stored, pins)) = self.pinned(bucket, &item)? {
+                return self.reader(bucket, &item, stored, pins).await;
+            }
+            if let Some(answer) = self.absent(bucket, &item)? {
+                return Err(answer);
+            }
+        }
+        Err(EngineError::Busy)
+    }
+
+    /// A reader of what was found at `item`.
+    pub(super) async fn reader(
+        self: &Arc<Self>,
+        bucket: &Arc<BucketState>,
+        item: &ItemKey,
+        stored: Stored,
+        pins: Pins,
+    ) -> Result<BlobReader, EngineError> {
+        if stored.is_marker {
+            return Err(EngineError::DeleteMarker {
+                version: stored.version.id(),
+                modified: stored.modified,
+            });
+        }
         Ok(BlobReader {
             entry: self.entry(&stored).await?,
             stored: Arc::new(stored),
-            item,
+            item: item.clone(),
             bucket: Arc::clone(bucket),
             pins,
             core: Arc::clone(self),

@@ -110,6 +110,29 @@ impl Tree {
         }
     }
 
+    /// Copies of up to `limit` items at or behind `from` whose keys begin with `prefix`, as `from`
+    /// does; fewer mean the end.
+    pub(super) fn items_within(&self, prefix: &[u8], from: &[u8], limit: usize) -> Vec<Item> {
+        let (mut found, mut from) = (Vec::new(), from.to_vec());
+        while found.len() < limit {
+            let items = self.items_from(&from, limit - found.len());
+            let Some((last, _)) = items.last() else {
+                break;
+            };
+            from = [last, &[0][..]].concat();
+            let count = found.len() + items.len();
+            found.extend(
+                items
+                    .into_iter()
+                    .take_while(|(key, _)| key.starts_with(prefix)),
+            );
+            if found.len() < count {
+                break;
+            }
+        }
+        found
+    }
+
     pub(super) fn len(&self) -> u64 {
         self.items.load(Ordering::Relaxed)
     }

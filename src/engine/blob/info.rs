@@ -30,6 +30,8 @@ pub struct BlobInfo {
     pub fragmentation: f64,
     pub buckets: u64,
     pub objects: u64,
+    /// Versions that are not current, and delete markers.
+    pub versions: u64,
     pub uploads: u64,
     pub parts: u64,
     /// Keys and entries in memory, and what they may take (absent: no bound).
@@ -102,6 +104,7 @@ impl Core {
             fragmentation: runs.short_blocks as f64 / free_blocks.max(1) as f64,
             buckets: buckets.len() as u64,
             objects: buckets.iter().map(|bucket| bucket.objects.len()).sum(),
+            versions: buckets.iter().map(|bucket| bucket.versions.len()).sum(),
             uploads: buckets.iter().map(|bucket| bucket.uploads.len()).sum(),
             parts: buckets.iter().map(|bucket| bucket.parts.len()).sum(),
             index_bytes: self.index_bytes(),

@@ -7,11 +7,13 @@
 //! - [`space`]: which blocks are free, shared, read. [`hot`]: bytes in memory. [`index`], [`leaf`]:
 //!   ordered items.
 //! - [`core`]: what all share. [`transfer`]: checked bytes to and from extents.
-//! - [`commit`]: `core.commit(class, writes, |turn| ..)` is the only way that anything changes.
+//! - [`commit`]: `core.commit(class, writes, |turn| ..)` is the only way that anything changes;
+//!   [`pending`]: what waits to be in the index.
 //! - [`checkpoint`], [`recover`]: bounded replay; from a device to an open engine.
 //! - [`info`], [`check`], [`salvage`]: for operators; a device is read, never written.
 //! - [`describe`]: between stored entries and the contract's. [`put`], [`get`], [`bucket`],
-//!   [`scan`], [`multipart`], [`buckets`]: the verbs.
+//!   [`scan`], [`versions`], [`versions_list`], [`multipart`], [`buckets`]: the verbs.
+//! - [`succession`]: what a write or delete does to a key's other versions.
 //! - [`planted`]: bugs for the test of the tests.
 
 mod bucket;
@@ -31,6 +33,7 @@ mod journal;
 mod layout;
 mod leaf;
 mod multipart;
+mod pending;
 mod planted;
 mod put;
 mod record;
@@ -38,9 +41,11 @@ mod recover;
 mod salvage;
 mod scan;
 mod space;
+mod succession;
 mod superblock;
 mod transfer;
 mod versions;
+mod versions_list;
 
 pub use bucket::BlobBucket;
 pub use buckets::{BlobEngine, FIRST_BUCKET};

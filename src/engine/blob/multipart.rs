@@ -11,6 +11,7 @@ use super::entry::{Allocation, Piece, Stored, UploadName};
 use super::put::{BlobWriter, Content, Spool, check};
 use super::record::{Change, ItemKey, Table};
 use super::recover::all_items;
+use super::succession::NewObject;
 use crate::engine::types::hex;
 use crate::engine::uploads_page;
 use crate::engine::{
@@ -100,7 +101,8 @@ impl BlobBucket {
         let name = stored.upload.ok_or(EngineError::NoSuchUpload)?;
         let first = self.part_item(&name, after.saturating_add(1));
         let number = first.key.split_at(8).0.to_vec();
-        let items = self.items_between(&first.key, &number, limit.saturating_add(1));
+        let parts = &self.state.parts;
+        let items = parts.items_within(&number, &first.key, limit.saturating_add(1));
         let mut parts = Vec::new();
         for (key, value) in items {
             let stored = decode(&value)?;
@@ -116,23 +118,6 @@ impl BlobBucket {
             parts,
             truncated,
         })
-    }
-
-    fn items_between(&self, first: &[u8], prefix: &[u8], limit: usize) -> Vec<super::index::Item> {
-        let (mut found, mut from) = (Vec::new(), first.to_vec());
-        while found.len() < limit {
-            let items = self.state.parts.items_from(&from, limit - found.len());
-            let Some((last, _)) = items.last() else {
-                break;
-            };
-            from = [last, &[0][..]].concat();
-            let count = items.len();
-            found.extend(items.into_iter().filter(|(key, _)| key.starts_with(prefix)));
-            if found.len() < count {
-                break;
-            }
-        }
-        found
     }
 
     /// Open uploads. See [`crate::engine::Bucket::list_uploads`].
@@ -195,17 +180,17 @@ impl BlobBucket {
         stored.checksum.clone_from(&plan.checksum);
         stored.upload = Some(name);
         let metadata = plan_of(upload)?.metadata;
-        metadata.lock.of_commit(None, self.core.clock.now())?;
         let described = describe(&metadata, &parts)?;
         let mut content = Content::default();
         content.describe(&self.core, &mut stored, described)?;
         let writes = content.writes();
         let mut entry = super::describe::plain_entry(&stored);
+        let (lock, now) = (metadata.lock, stored.modified);
         (entry.metadata, entry.parts) = (metadata, parts.into());
         let (bucket, object) = (Arc::clone(&self.state), self.object_item(key));
         let (upload_item, gone) = (self.upload_item(key, &name), self.parts_item(&name));
-        let precondition = plan.precondition.clone();
-        let is_made = self.core.commit(Class::Write, writes, move |turn| {
+        let (precondition, salt) = (plan.precondition.clone(), self.core.entropy.bytes());
+        let made = self.core.commit(Class::Write, writes, move |turn| {
             bucket.check()?;
             // What was chosen must still be what is there.
             let mut is_same = turn.get(Some(&bucket), &upload_item).is_some();
@@ -216,27 +201,29 @@ impl BlobBucket {
                 is_same &= now.as_ref() == Some(seen);
             }
             if !is_same {
-                return Ok(false);
+                return Ok(None);
             }
             check(turn, &bucket, &object, &precondition)?;
+            let succession = turn.succeed(&bucket, &object, salt, (lock, now))?;
             let retains: Vec<Allocation> = pieces.iter().flat_map(Piece::allocations).collect();
             stored.pieces = pieces;
             content.keep(turn);
-            let is_fresh = false;
-            let value = stored.encode();
-            turn.change(
-                Some(&bucket),
-                object,
-                Change::Put { is_fresh, value },
+            let new = NewObject {
+                stored,
+                is_fresh: false,
                 retains,
-            );
+            };
+            let stored = turn.put_object(&bucket, object, succession, new);
             turn.change(Some(&bucket), upload_item, Change::Gone, Vec::new());
             turn.change(Some(&bucket), gone, Change::PartsGone, Vec::new());
-            Ok(true)
+            Ok(Some((stored.version, stored.lock)))
         });
-        Ok(match is_made.await? {
-            true => Completed::Made(Arc::new(entry)),
-            false => Completed::Again,
+        Ok(match made.await? {
+            Some((version, lock)) => {
+                (entry.version, entry.metadata.lock) = (version.id(), lock);
+                Completed::Made(Arc::new(entry))
+            }
+            None => Completed::Again,
         })
     }
 
@@ -267,7 +254,9 @@ impl BlobBucket {
             Ok(reader) if reader.stored.upload.as_ref() == Some(name) => {
                 Ok(Arc::clone(reader.entry()))
             }
-            Ok(_) | Err(EngineError::NoSuchKey) => Err(EngineError::NoSuchUpload),
+            Ok(_) | Err(EngineError::NoSuchKey | EngineError::DeleteMarker { .. }) => {
+                Err(EngineError::NoSuchUpload)
+            }
             Err(error) => Err(error),
         }
     }
@@ -369,7 +358,16 @@ impl BlobWriter {
                 if turn.get(Some(&bucket), &upload).is_none() {
                     return Err(EngineError::NoSuchUpload);
                 }
-                content.put(turn, &bucket, item, stored, source.as_deref())
+                if !content.is_there(turn, source.as_deref()) {
+                    return Ok(false);
+                }
+                let new = content.settle(turn, stored, source.as_deref())?;
+                let change = Change::Put {
+                    is_fresh: new.is_fresh,
+                    value: new.stored.encode(),
+                };
+                turn.change(Some(&bucket), item, change, new.retains);
+                Ok(true)
             });
             match (done.await?, kept) {
                 (true, _) => return Ok(part),

@@ -17,7 +17,8 @@ use super::entry::{Allocation, Crcs, INLINE_CRCS_MAX, Piece, Place, Stored};
 use super::get::BlobReader;
 use super::layout::{BLOCK, CHUNK_BYTES, Extent, blocks_of, count_of, join, spans};
 use super::multipart::PartTarget;
-use super::record::{Change, ItemKey, Table};
+use super::record::{ItemKey, Table};
+use super::succession::NewObject;
 use super::transfer;
 use crate::engine::{Commit, EngineError, Entry, Precondition, Range};
 use crate::io::dma::DmaBuf;
@@ -93,7 +94,6 @@ impl BlobWriter {
     pub async fn commit(mut self, commit: Commit) -> Result<Arc<Entry>, EngineError> {
         let core = Arc::clone(&self.spool.core);
         let now = core.clock.now();
-        commit.metadata.lock.of_commit(None, now)?;
         loop {
             let (size_bytes, content) = match self.shared.take() {
                 Some(source) => Content::shared(source),
@@ -110,19 +110,29 @@ impl BlobWriter {
             let writes = content.writes();
             let source = content.source.take();
             let source_kept = source.clone();
+            let (salt, lock) = (core.entropy.bytes(), commit.metadata.lock);
             let done = core.commit(Class::Write, writes, move |turn| {
                 bucket.check()?;
                 check(turn, &bucket, &item, &precondition)?;
-                content.put(turn, &bucket, item, stored, source.as_deref())
+                if !content.is_there(turn, source.as_deref()) {
+                    return Ok(None);
+                }
+                let succession = turn.succeed(&bucket, &item, salt, (lock, now))?;
+                let new = content.settle(turn, stored, source.as_deref())?;
+                Ok(Some(turn.put_object(&bucket, item, succession, new)))
             });
             match (done.await?, source_kept) {
-                (true, _) => return Ok(Arc::new(entry)),
+                (Some(stored), _) => {
+                    entry.version = stored.version.id();
+                    entry.metadata.lock = stored.lock;
+                    return Ok(Arc::new(entry));
+                }
                 // The source was replaced meanwhile: its bytes are copied from the pinned reader.
-                (false, Some(source)) => {
+                (None, Some(source)) => {
                     self.shared = Some(Arc::try_unwrap(source).map_err(|_| EngineError::Busy)?);
                     self.unshare().await?;
                 }
-                (false, None) => return Err(EngineError::Busy),
+                (None, None) => return Err(EngineError::Busy),
             }
         }
     }
@@ -443,24 +453,29 @@ impl Content {
         }))
     }
 
-    /// Sequences the record. False: the source is no longer what it was, nothing was changed.
-    pub(super) fn put(
+    /// Whether the source is still what it was.
+    pub(super) fn is_there(&self, turn: &mut Turn<'_>, source: Option<&BlobReader>) -> bool {
+        let Some(source) = source else {
+            return true;
+        };
+        let now = turn.get(Some(&source.bucket), &source.item);
+        let now = now.and_then(|value| Stored::decode(&value));
+        now.is_some_and(|now| now.pieces == self.pieces)
+    }
+
+    /// The whole entry, whose blocks this turn's records name. Nothing may fail behind this: a page
+    /// of the batch holds its bytes.
+    pub(super) fn settle(
         self,
         turn: &mut Turn<'_>,
-        bucket: &Arc<BucketState>,
-        item: ItemKey,
         mut stored: Stored,
         source: Option<&BlobReader>,
-    ) -> Result<bool, EngineError> {
-        let mut retains = Vec::new();
-        if let Some(source) = source {
-            let now = turn.get(Some(&source.bucket), &source.item);
-            let now = now.and_then(|value| Stored::decode(&value));
-            if now.is_none_or(|now| now.pieces != self.pieces) {
-                return Ok(false);
-            }
-            retains = self.pieces.iter().flat_map(Piece::allocations).collect();
-        }
+    ) -> Result<NewObject, EngineError> {
+        let is_fresh = source.is_none();
+        let mut retains: Vec<Allocation> = match is_fresh {
+            true => Vec::new(),
+            false => self.pieces.iter().flat_map(Piece::allocations).collect(),
+        };
         self.keep(turn);
         stored.pieces = self.pieces;
         if let Some(packed) = self.packed.filter(|packed| !packed.is_empty()) {
@@ -468,10 +483,11 @@ impl Content {
             stored.pieces.push(piece);
             retains.extend(shared_page);
         }
-        let value = stored.encode();
-        let is_fresh = source.is_none();
-        turn.change(Some(bucket), item, Change::Put { is_fresh, value }, retains);
-        Ok(true)
+        Ok(NewObject {
+            stored,
+            is_fresh,
+            retains,
+        })
     }
 }
 

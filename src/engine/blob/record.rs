@@ -8,10 +8,18 @@ pub(super) enum Table {
     Objects,
     Uploads,
     Parts,
+    /// Versions that are not current, and delete markers.
+    Versions,
 }
 
 impl Table {
-    pub(super) const ALL: [Self; 4] = [Self::Buckets, Self::Objects, Self::Uploads, Self::Parts];
+    pub(super) const ALL: [Self; 5] = [
+        Self::Buckets,
+        Self::Objects,
+        Self::Uploads,
+        Self::Parts,
+        Self::Versions,
+    ];
 
     pub(super) fn number(self) -> u8 {
         match self {
@@ -19,6 +27,7 @@ impl Table {
             Self::Objects => 1,
             Self::Uploads => 2,
             Self::Parts => 3,
+            Self::Versions => 4,
         }
     }
 
@@ -28,7 +37,7 @@ impl Table {
 }
 
 /// Names one item of the engine.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct ItemKey {
     pub(super) table: Table,
     /// 0 in [`Table::Buckets`].

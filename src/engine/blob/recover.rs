@@ -19,7 +19,7 @@ use super::space::Space;
 use super::superblock::{Found, SegmentPlace, Start, Superblock};
 use super::{layout, transfer};
 use crate::clock::{Clock, Entropy};
-use crate::engine::Durability;
+use crate::engine::{Durability, EngineError};
 use crate::io::device::Device;
 
 /// Why a device is not opened.
@@ -285,7 +285,7 @@ pub(super) async fn replay(device: &Device) -> Result<Replayed, BlobOpenError> {
     let mut buckets = Buckets::default();
     let segments = read_checkpoint(device, &superblock, &mut buckets).await?;
     let mut chain = read_chain(device, &superblock).await?;
-    cut_torn(device, &mut chain, superblock.flushed).await;
+    cut_torn(device, &mut chain, superblock.flushed).await?;
     refuse_damage(device, &superblock, &chain).await?;
     for block in &chain.blocks {
         for record in &block.records {
@@ -478,7 +478,10 @@ async fn read_chain(device: &Device, superblock: &Superblock) -> Result<Chain, B
         let mut found = None;
         for place in [end.place, 0] {
             if found.is_none() {
-                found = read_block(&mut window, device, superblock, place).await;
+                // What cannot be read may have been acknowledged: the chain does not end there.
+                found = read_block(&mut window, device, superblock, place)
+                    .await
+                    .map_err(failed("reading the journal"))?;
                 found = found.filter(|block| belongs(superblock, &end, block));
             }
         }
@@ -517,25 +520,25 @@ impl Window {
         superblock: &Superblock,
         place: u64,
         count: u64,
-    ) -> Option<bytes::Bytes> {
-        let bytes = usize::try_from(count * BLOCK).ok()?;
+    ) -> io::Result<bytes::Bytes> {
+        let bytes = usize::try_from(count * BLOCK).unwrap_or(usize::MAX);
         let skipped = place.checked_sub(self.first).map(|blocks| blocks * BLOCK);
         let start = skipped.and_then(|skipped| usize::try_from(skipped).ok());
         if let Some(start) = start
-            && start + bytes <= self.bytes.len()
+            && start.saturating_add(bytes) <= self.bytes.len()
         {
-            return Some(self.bytes.slice(start..start + bytes));
+            return Ok(self.bytes.slice(start..start + bytes));
         }
         let most = (SCAN_BYTES as u64 / BLOCK).min(superblock.journal_blocks - place);
         let offset_bytes = (JOURNAL_FIRST + place) * BLOCK;
-        let ahead = usize::try_from(most.max(count) * BLOCK).ok()?;
+        let ahead = usize::try_from(most.max(count) * BLOCK).unwrap_or(usize::MAX);
         let read = match transfer::read(device, offset_bytes, ahead).await {
             Ok(read) => read,
             // One of the blocks behind may be what cannot be read.
-            Err(_) => transfer::read(device, offset_bytes, bytes).await.ok()?,
+            Err(_) => transfer::read(device, offset_bytes, bytes).await?,
         };
         (self.first, self.bytes) = (place, read);
-        Some(self.bytes.slice(..bytes))
+        Ok(self.bytes.slice(..bytes))
     }
 }
 
@@ -545,29 +548,31 @@ pub(super) async fn read_block(
     device: &Device,
     superblock: &Superblock,
     place: u64,
-) -> Option<ChainBlock> {
+) -> io::Result<Option<ChainBlock>> {
     if place >= superblock.journal_blocks {
-        return None;
+        return Ok(None);
     }
     let first = window.blocks(device, superblock, place, 1).await?;
-    let head = Head::peek(&first)?;
-    if head.uuid != superblock.uuid || place + head.blocks() > superblock.journal_blocks {
-        return None;
-    }
+    let fits = |head: &Head| {
+        head.uuid == superblock.uuid && place + head.blocks() <= superblock.journal_blocks
+    };
+    let Some(head) = Head::peek(&first).filter(fits) else {
+        return Ok(None);
+    };
     let bytes = window
         .blocks(device, superblock, place, head.blocks())
         .await?;
-    let (head, body) = journal::open(&bytes)?;
+    Ok(chain_block(&bytes, place, superblock.journal_blocks))
+}
+
+fn chain_block(bytes: &[u8], place: u64, journal_blocks: u64) -> Option<ChainBlock> {
+    let (head, body) = journal::open(bytes)?;
     let end = place + head.blocks();
     Some(ChainBlock {
         head,
         place,
-        hash: journal::hash(&bytes),
-        end: if end == superblock.journal_blocks {
-            0
-        } else {
-            end
-        },
+        hash: journal::hash(bytes),
+        end: if end == journal_blocks { 0 } else { end },
         records: decode_all(body, head.records)?,
     })
 }
@@ -575,20 +580,25 @@ pub(super) async fn read_block(
 /// Drops the first batch above the last `durable` whose data is not whole, and all behind it. Up
 /// to `flushed` nothing is looked at: since then the blocks of what was replaced may be in use
 /// again.
-async fn cut_torn(device: &Device, chain: &mut Chain, flushed: u64) {
+async fn cut_torn(device: &Device, chain: &mut Chain, flushed: u64) -> Result<(), BlobOpenError> {
     let said = chain.blocks.last().map_or(0, |last| last.head.durable);
     let durable = said.max(flushed);
     let mut whole = 0;
     for block in &chain.blocks {
-        if block.head.sequence > durable && !is_whole(device, block).await {
-            break;
+        if block.head.sequence > durable {
+            let is_whole = is_whole(device, block).await;
+            if !is_whole.map_err(failed("reading what the journal names"))? {
+                break;
+            }
         }
         whole += 1;
     }
     chain.blocks.truncate(whole);
+    Ok(())
 }
 
-async fn is_whole(device: &Device, block: &ChainBlock) -> bool {
+/// An error: it could not be read, and may be whole.
+async fn is_whole(device: &Device, block: &ChainBlock) -> io::Result<bool> {
     for record in &block.records {
         let Change::Put { is_fresh, value } = &record.change else {
             continue;
@@ -597,52 +607,59 @@ async fn is_whole(device: &Device, block: &ChainBlock) -> bool {
             continue;
         }
         let Some(stored) = Stored::decode(value) else {
-            return false;
+            return Ok(false);
         };
         if let Some(overflow) = &stored.overflow
-            && transfer::read_pointer(device, overflow).await.is_err()
+            && if_whole(transfer::read_pointer(device, overflow).await)?.is_none()
         {
-            return false;
+            return Ok(false);
         }
         for piece in stored.pieces.iter().filter(|_| *is_fresh) {
-            if !piece_is_whole(device, piece).await {
-                return false;
+            if !piece_is_whole(device, piece).await? {
+                return Ok(false);
             }
         }
     }
-    true
+    Ok(true)
+}
+
+fn if_whole<T>(read: Result<T, EngineError>) -> io::Result<Option<T>> {
+    match read {
+        Ok(whole) => Ok(Some(whole)),
+        Err(EngineError::Io { source, .. }) => Err(source),
+        Err(_) => Ok(None),
+    }
 }
 
 /// Reads and verifies all of a piece.
-pub(super) async fn piece_is_whole(device: &Device, piece: &Piece) -> bool {
+async fn piece_is_whole(device: &Device, piece: &Piece) -> io::Result<bool> {
     let size = usize::try_from(piece.size_bytes).unwrap_or(usize::MAX);
     match &piece.place {
-        Place::Nothing => true,
+        Place::Nothing => Ok(true),
         Place::Page { block, offset, crc } => {
-            let page = transfer::read(device, block * BLOCK, BLOCK_BYTES).await;
-            let member = page
-                .ok()
-                .and_then(|page| page.get(*offset..offset + size).map(crc32c));
-            member == Some(*crc)
+            let page = transfer::read(device, block * BLOCK, BLOCK_BYTES).await?;
+            let member = page.get(*offset..offset + size).map(crc32c);
+            Ok(member == Some(*crc))
         }
         Place::Extents { extents, crcs } => {
             let crcs = match crcs {
-                Crcs::Inline(crcs) => Ok(crcs.clone()),
-                Crcs::Table(table) => read_table(device, table).await,
+                Crcs::Inline(crcs) => Some(crcs.clone()),
+                Crcs::Table(table) => if_whole(read_table(device, table).await)?,
             };
-            let Ok(crcs) = crcs else {
-                return false;
+            let Some(crcs) = crcs else {
+                return Ok(false);
             };
             let mut at = 0;
             for crc in crcs {
                 let count = CHUNK_BYTES.min(piece.size_bytes.saturating_sub(at));
                 let count = usize::try_from(count).unwrap_or(0);
-                match transfer::read_extents(device, extents, at, count).await {
-                    Ok(bytes) if crc32c(&bytes) == crc => at += CHUNK_BYTES,
-                    _ => return false,
+                let bytes = transfer::read_extents(device, extents, at, count).await?;
+                if crc32c(&bytes) != crc {
+                    return Ok(false);
                 }
+                at += CHUNK_BYTES;
             }
-            at >= piece.size_bytes
+            Ok(at >= piece.size_bytes)
         }
     }
 }
@@ -651,7 +668,7 @@ pub(super) async fn piece_is_whole(device: &Device, piece: &Piece) -> bool {
 pub(super) async fn read_table(
     device: &Device,
     table: &super::entry::Pointer,
-) -> Result<Vec<u32>, crate::engine::EngineError> {
+) -> Result<Vec<u32>, EngineError> {
     let bytes = transfer::read_pointer(device, table).await?;
     let numbers = bytes.as_chunks::<4>().0.iter();
     Ok(numbers.map(|bytes| u32::from_le_bytes(*bytes)).collect())
@@ -686,7 +703,7 @@ async fn refuse_damage(
             });
             let mut window = Window::default();
             if is_later
-                && let Some(later) = read_block(&mut window, device, superblock, place).await
+                && let Ok(Some(later)) = read_block(&mut window, device, superblock, place).await
             {
                 let what = format!(
                     "journal block {} was acknowledged and is damaged, as block {} says",
@@ -710,7 +727,7 @@ fn claim_all(space: &Space, buckets: &Buckets, segments: &[Extent]) -> Result<()
         claim(&vec![*segment])?;
     }
     for bucket in buckets.all() {
-        for tree in [&bucket.objects, &bucket.uploads, &bucket.parts] {
+        for tree in bucket.trees() {
             for (_, value) in item_batches(tree).flatten() {
                 let stored = Stored::decode(&value)
                     .ok_or_else(|| damaged("an entry of the index makes no sense", 0))?;
@@ -719,9 +736,10 @@ fn claim_all(space: &Space, buckets: &Buckets, segments: &[Extent]) -> Result<()
                 }
             }
         }
-        bucket
-            .expected
-            .store(bucket.objects.len(), Ordering::Release);
+        bucket.expected.store(
+            bucket.objects.len() + bucket.versions.len(),
+            Ordering::Release,
+        );
     }
     space.claimed();
     Ok(())

@@ -296,7 +296,7 @@ async fn replay_journal(
     let mut blocks: BTreeMap<u64, ChainBlock> = BTreeMap::new();
     let mut window = Window::default();
     for place in 0..superblock.journal_blocks {
-        let Some(block) = read_block(&mut window, device, superblock, place).await else {
+        let Ok(Some(block)) = read_block(&mut window, device, superblock, place).await else {
             continue;
         };
         let sequence = block.head.sequence;

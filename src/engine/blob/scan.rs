@@ -63,11 +63,7 @@ impl BlobBucket {
         value: &[u8],
     ) -> Result<Option<ScanItem>, EngineError> {
         let text = std::str::from_utf8(key).map_err(|_| UNREADABLE)?;
-        if let Some(delimiter) = plan.delimiter.as_deref().filter(|text| !text.is_empty())
-            && let Some(rest) = text.get(plan.prefix.len()..)
-            && let Some(at) = rest.find(delimiter)
-            && let Some(common) = text.get(..plan.prefix.len() + at + delimiter.len())
-        {
+        if let Some(common) = common_prefix(text, &plan.prefix, plan.delimiter.as_deref()) {
             return Ok(Some(ScanItem::CommonPrefix(common.into())));
         }
         let key = ObjectKey::parse(text).map_err(|_| UNREADABLE)?;
@@ -93,8 +89,19 @@ impl BlobBucket {
     }
 }
 
+/// The part of a key, which begins with `prefix`, up to the delimiter behind that.
+pub(super) fn common_prefix<'a>(
+    key: &'a str,
+    prefix: &str,
+    delimiter: Option<&str>,
+) -> Option<&'a str> {
+    let delimiter = delimiter.filter(|text| !text.is_empty())?;
+    let at = key.get(prefix.len()..)?.find(delimiter)?;
+    key.get(..prefix.len() + at + delimiter.len())
+}
+
 /// The smallest string behind all that begin with `prefix`.
-fn after_all(prefix: &[u8]) -> Option<Vec<u8>> {
+pub(super) fn after_all(prefix: &[u8]) -> Option<Vec<u8>> {
     let mut next = prefix.to_vec();
     while let Some(last) = next.pop() {
         if let Some(raised) = last.checked_add(1) {
@@ -106,6 +113,6 @@ fn after_all(prefix: &[u8]) -> Option<Vec<u8>> {
 }
 
 const BATCH_ITEMS: usize = 256;
-const UNREADABLE: EngineError = EngineError::Corrupt {
+pub(super) const UNREADABLE: EngineError = EngineError::Corrupt {
     what: "an item of the index cannot be decoded",
 };

@@ -92,7 +92,7 @@ impl Superblock {
             return Found::Damaged;
         }
         match from.u32() {
-            Some(VERSION) => {}
+            Some(VERSION_OLDEST..=VERSION) => {}
             Some(other) => return Found::Version(other),
             None => return Found::Damaged,
         }
@@ -141,7 +141,9 @@ fn fields(from: &mut Cursor<'_>) -> Option<Superblock> {
 }
 
 const MAGIC: &[u8] = b"LOBOSBLB";
-const VERSION: u32 = 1;
+/// Version 1 had no table of versions; what it wrote is read as it is.
+const VERSION: u32 = 2;
+const VERSION_OLDEST: u32 = 1;
 const CRC_AT: usize = 12;
 const NO_CHECKPOINT: Checkpoint = Checkpoint {
     bytes: 0,
@@ -194,11 +196,27 @@ mod tests {
     #[test]
     fn p17_an_unknown_version_is_named() {
         let mut block = example().encode();
-        block[8] = 2;
+        for version in [0, 3] {
+            block[8] = version;
+            block[CRC_AT..CRC_AT + 4].fill(0);
+            seal(&mut block, CRC_AT);
+            let found = Superblock::decode(&block);
+            assert_eq!(found, Found::Version(u32::from(version)));
+        }
+        assert_eq!(Superblock::decode(&[0; 4096]), Found::Foreign);
+    }
+
+    #[test]
+    fn an_older_version_is_read_and_becomes_this_one() {
+        let mut block = example().encode();
+        block[8] = 1;
         block[CRC_AT..CRC_AT + 4].fill(0);
         seal(&mut block, CRC_AT);
-        assert_eq!(Superblock::decode(&block), Found::Version(2));
-        assert_eq!(Superblock::decode(&[0; 4096]), Found::Foreign);
+        let Found::Valid(found) = Superblock::decode(&block) else {
+            panic!("it is not read");
+        };
+        assert_eq!(*found, example());
+        assert_eq!(found.encode()[8], 2);
     }
 
     #[test]

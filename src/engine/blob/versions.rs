@@ -1,12 +1,15 @@
-//! Versions, of which every key has one yet: the null version.
+//! HEAD, GET and DELETE of one version by its id.
+
+use std::sync::Arc;
 
 use super::bucket::BlobBucket;
+use super::commit::Class;
+use super::core::{BucketState, Core};
+use super::entry::Version;
 use super::get::BlobReader;
-use crate::engine::{
-    Bypass, Deleted, EngineError, Entry, ObjectKey, Precondition, Resume, ScanItem, ScanPlan,
-    VersionId, VersionItem, VersionsPage, VersionsPlan, VersionsResume,
-};
-use std::sync::Arc;
+use super::record::ItemKey;
+use super::succession::{Kept, Removal, kept_item};
+use crate::engine::{Bypass, Deleted, EngineError, Entry, ObjectKey, Precondition, VersionId};
 
 impl BlobBucket {
     /// See [`crate::engine::Bucket::head_version`].
@@ -15,10 +18,8 @@ impl BlobBucket {
         key: &ObjectKey,
         version: &VersionId,
     ) -> Result<Arc<Entry>, EngineError> {
-        match version {
-            VersionId::Null => self.head(key).await.map_err(no_such_version),
-            VersionId::Named(_) => Err(EngineError::NoSuchVersion),
-        }
+        let reader = self.open_version(key, version).await?;
+        Ok(Arc::clone(reader.entry()))
     }
 
     /// See [`crate::engine::Bucket::open_version`].
@@ -27,10 +28,24 @@ impl BlobBucket {
         key: &ObjectKey,
         version: &VersionId,
     ) -> Result<BlobReader, EngineError> {
-        match version {
-            VersionId::Null => self.open(key).await.map_err(no_such_version),
-            VersionId::Named(_) => Err(EngineError::NoSuchVersion),
+        self.state.check()?;
+        let object = self.object_item(key);
+        let kept = match version {
+            VersionId::Null => Some(Version::default()),
+            VersionId::Named(_) => Version::named(version),
+        };
+        let kept = kept.map(|kept| kept_item(&object, &kept));
+        // It may move between the two places from one look to the next.
+        for _ in 0..LOOKS {
+            for item in [Some(&object), kept.as_ref()].into_iter().flatten() {
+                if let Some((stored, pins)) = self.core.pinned(&self.state, item)?
+                    && stored.version.id() == *version
+                {
+                    return self.core.reader(&self.state, item, stored, pins).await;
+                }
+            }
         }
+        Err(EngineError::NoSuchVersion)
     }
 
     /// See [`crate::engine::Bucket::delete_version`].
@@ -39,46 +54,79 @@ impl BlobBucket {
         key: &ObjectKey,
         version: &VersionId,
         precondition: &Precondition,
-        _bypass: Bypass,
+        bypass: Bypass,
     ) -> Result<Deleted, EngineError> {
-        match version {
-            VersionId::Null => self.delete(key, precondition).await,
-            VersionId::Named(_) => Ok(Deleted::Absent),
-        }
+        let (bucket, object) = (Arc::clone(&self.state), self.object_item(key));
+        let removal = Removal {
+            id: version.clone(),
+            precondition: precondition.clone(),
+            now: self.core.clock.now(),
+            bypass,
+        };
+        self.core
+            .commit(Class::Delete, None, move |turn| {
+                bucket.check()?;
+                turn.delete_version(&bucket, object, &removal)
+            })
+            .await
     }
+}
 
-    /// See [`crate::engine::Bucket::scan_versions`].
-    pub async fn scan_versions(&self, plan: &VersionsPlan) -> Result<VersionsPage, EngineError> {
-        let after = match &plan.after {
-            None => None,
-            Some(VersionsResume::Key(resume)) => Some(resume.clone()),
-            Some(VersionsResume::Version(key, _)) => Some(Resume::Key(key.as_str().into())),
-        };
-        let plan = ScanPlan {
-            prefix: plan.prefix.clone(),
-            delimiter: plan.delimiter.clone(),
-            after,
-            limit: plan.limit,
-        };
-        let page = self.scan(&plan).await?;
-        let items = page.items.into_iter().map(|item| match item {
-            ScanItem::Object { key, entry } => VersionItem::Object {
-                key,
-                entry,
-                is_latest: true,
-            },
-            ScanItem::CommonPrefix(prefix) => VersionItem::CommonPrefix(prefix),
-        });
-        Ok(VersionsPage {
-            items: items.collect(),
-            truncated: page.truncated,
+impl Core {
+    /// What a key without a current entry answers; `None`: it has one again.
+    pub(super) fn absent(
+        &self,
+        bucket: &BucketState,
+        object: &ItemKey,
+    ) -> Result<Option<EngineError>, EngineError> {
+        let newest = bucket.kept(object, None, 1)?.pop();
+        Ok(match newest {
+            None => Some(EngineError::NoSuchKey),
+            Some(newest) if newest.stored.is_marker => Some(EngineError::DeleteMarker {
+                version: newest.stored.version.id(),
+                modified: newest.stored.modified,
+            }),
+            Some(_) => None,
         })
     }
 }
 
-fn no_such_version(error: EngineError) -> EngineError {
-    match error {
-        EngineError::NoSuchKey => EngineError::NoSuchVersion,
-        error => error,
+impl BucketState {
+    /// Up to `limit` versions of a key that are not current, newest first; with `below`, those with
+    /// a lower sequence number.
+    pub(super) fn kept(
+        &self,
+        object: &ItemKey,
+        below: Option<u64>,
+        limit: usize,
+    ) -> Result<Vec<Kept>, EngineError> {
+        if self.versions.len() == 0 || below == Some(0) {
+            return Ok(Vec::new());
+        }
+        let null_item = kept_item(object, &Version::default());
+        let is_wanted = |kept: &Kept| below.is_none_or(|below| kept.sequence() < below);
+        let null = self.versions.value(&null_item.key);
+        let null = null.map(|value| Kept::decode(null_item.clone(), value));
+        let null = null.transpose()?.filter(is_wanted);
+        let first = below.map_or(u64::MAX, |below| below - 1);
+        let from = [&null_item.key, &(!first).to_be_bytes()[..]].concat();
+        let numbered = self.versions.items_within(&null_item.key, &from, limit);
+        let has_more = numbered.len() == limit;
+        let mut kept = Vec::with_capacity(numbered.len() + 1);
+        for (key, value) in numbered {
+            kept.push(Kept::decode(ItemKey { key, ..null_item }, value)?);
+        }
+        if let Some(null) = null {
+            let at = kept.partition_point(|kept| kept.sequence() > null.sequence());
+            // Behind the last one of more it is not its turn yet.
+            if at < kept.len() || !has_more {
+                kept.insert(at, null);
+            }
+        }
+        kept.truncate(limit);
+        Ok(kept)
     }
 }
+
+/// Looks for a version that moves between the two tables.
+pub(super) const LOOKS: usize = 8;
