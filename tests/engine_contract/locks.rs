@@ -398,10 +398,8 @@ fn random_lock(choice: usize) -> Lock {
 }
 
 pub(crate) async fn random_operations_on_locks_agree_with_a_model(f: Fixture) {
-    if f.bucket.can_keep_versions() {
-        put(&f.bucket, "a", &pattern(0, 10)).await;
-    }
-    let mut f = with_locks!(f);
+    put(&f.bucket, "a", &pattern(0, 10)).await;
+    let mut f = lockable(f).await;
     let now = || Clock::system().now();
     let names = ["a", "a/b", "..", "é"];
     let mut model: Vec<(&str, Vec<Kept>)> = names.map(|name| (name, Vec::new())).into();
