@@ -329,6 +329,11 @@ fn store(page: &mut Page, blob: &BlobEngine) {
     for (what, help, value) in bytes {
         page.gauge(&format!("lobos_storage_{what}_bytes"), help, value);
     }
+    store_counts(page, &info);
+    store_state(page, blob, &info);
+}
+
+fn store_counts(page: &mut Page, info: &BlobInfo) {
     for (what, help, value) in [
         ("buckets", "Buckets of the blob store.", info.buckets),
         ("objects", "Objects in it.", info.objects),
@@ -352,7 +357,6 @@ fn store(page: &mut Page, blob: &BlobEngine) {
     ] {
         page.gauge(&format!("lobos_storage_{what}"), help, value);
     }
-    store_state(page, blob, &info);
 }
 
 fn store_state(page: &mut Page, blob: &BlobEngine, info: &BlobInfo) {
