@@ -173,6 +173,8 @@ fn the_contract_holds_where_io_uring_is_forbidden() {
 
 on_every_engine! {
     objects {
+        a_rename_moves_an_entry_at_once
+        a_seal_stays_with_its_bytes
         what_was_put_is_got_whatever_its_size_and_pieces
         a_range_gives_exactly_its_bytes
         an_absent_key_is_no_such_key

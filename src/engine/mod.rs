@@ -21,6 +21,11 @@
 //! Uploads and parts survive a restart. Completing is one atomic commit, and repeating it with the
 //! same upload while its object is current answers the same entry.
 //!
+//! # Seals
+//! Bytes that the S3 layer encrypted come with a [`Seal`], which is the entry's from then on: with
+//! the commit, or with the upload whose parts they are. Sizes and ranges of readers, parts and
+//! [`Entry::size_bytes`] are those of the bytes that the engine was given.
+//!
 //! # Versions
 //! A bucket that keeps versions ([`BucketConfig::versioning`], read with each write) gives every
 //! commit a [`VersionId`] of its own, in [`Entry::version`], and keeps what was current. A delete
@@ -65,9 +70,10 @@ pub use locks::{
 pub use types::{
     BucketConfig, BucketInfo, BucketName, Checksum, ChecksumAlgorithm, ChecksumKind, Commit,
     CompletePlan, Condition, Deleted, Durability, ETag, ETagMode, EngineError, Entry, InvalidName,
-    Metadata, ObjectKey, Part, PartRef, PartsPage, Precondition, Range, Resume, ScanItem, ScanPage,
-    ScanPlan, Tags, Upload, UploadId, UploadPlan, UploadsPage, UploadsPlan, UserMetadata,
-    VersionId, VersionItem, Versioning, VersionsPage, VersionsPlan, VersionsResume,
+    Metadata, ObjectKey, Part, PartRef, PartsPage, Precondition, Range, RenamePlan, Resume,
+    ScanItem, ScanPage, ScanPlan, Seal, Tags, Upload, UploadId, UploadPlan, UploadsPage,
+    UploadsPlan, UserMetadata, VersionId, VersionItem, Versioning, VersionsPage, VersionsPlan,
+    VersionsResume,
 };
 
 /// One place where buckets are: finds a bucket by its name and makes new ones.
@@ -333,6 +339,22 @@ impl Bucket {
         }
     }
 
+    /// Gives an object another key, in place of what has that, atomically and durably: nobody finds
+    /// it under both keys, or neither. Its bytes stay where they are; its ETag and time stay, too.
+    /// [`EngineError::NoSuchKey`] if there is no source. [`EngineError::CannotRename`]: where
+    /// versions are kept, and for objects that an engine cannot move at once.
+    pub async fn rename(
+        &self,
+        from: &ObjectKey,
+        to: &ObjectKey,
+        plan: RenamePlan,
+    ) -> Result<(), EngineError> {
+        match self {
+            Self::Fs(bucket) => bucket.rename(from, to, plan).await,
+            Self::Blob(bucket) => bucket.rename(from, to, plan).await,
+        }
+    }
+
     /// One page of all versions and delete markers.
     pub async fn scan_versions(&self, plan: &VersionsPlan) -> Result<VersionsPage, EngineError> {
         match self {
@@ -436,7 +458,7 @@ impl Bucket {
 }
 
 /// A pinned entry: reads the bytes of the version that was current when it was opened.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub enum Reader {
     Fs(fs::FsReader),
     Blob(blob::BlobReader),

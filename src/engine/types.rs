@@ -214,6 +214,30 @@ pub struct Entry {
     /// The parts that it was completed from, in order; empty for an object of one PUT.
     pub parts: Arc<[Part]>,
     pub version: VersionId,
+    /// `None`: the bytes are the object's own.
+    pub seal: Option<Box<Seal>>,
+}
+
+impl Entry {
+    /// The object's size as clients see it. [`Entry::size_bytes`] is that of the bytes that the
+    /// engine has, which are more where they are sealed.
+    pub fn plain_bytes(&self) -> u64 {
+        let seal = self.seal.as_ref();
+        seal.map_or(self.size_bytes, |seal| seal.plain_bytes)
+    }
+}
+
+/// Says that bytes are sealed: encrypted with a key that the server does not keep. The S3 layer
+/// seals and opens them; an engine keeps the seal with them, and never stores sealed bytes where
+/// somebody could take them for the object's own.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Seal {
+    /// The size of what was sealed; 0 in the plan of an upload.
+    pub plain_bytes: u64,
+    /// Random: no two seals have one.
+    pub salt: [u8; 16],
+    /// Tells the right key from others, and nobody what the key is.
+    pub key_check: [u8; 16],
 }
 
 /// Names one version of a key: opaque, URL-safe, and never given twice for a key.
@@ -337,7 +361,7 @@ impl Precondition {
                 .is_none_or(|at| at.unix_seconds() == entry.modified.unix_seconds())
             && self
                 .if_size_bytes
-                .is_none_or(|size| size == entry.size_bytes);
+                .is_none_or(|size| size == entry.plain_bytes());
         if holds {
             Ok(())
         } else {
@@ -353,6 +377,27 @@ pub struct Commit {
     pub checksum: Option<Checksum>,
     pub metadata: Metadata,
     pub precondition: Precondition,
+    /// The bytes are sealed.
+    pub seal: Option<Box<Seal>>,
+}
+
+/// On what conditions an object gets another key.
+#[derive(Clone, Debug, Default)]
+pub struct RenamePlan {
+    pub source: Precondition,
+    pub target: Precondition,
+}
+
+impl RenamePlan {
+    /// `target`: what has the new key now. An entry that a condition asks for and that is not there
+    /// fails the condition: [`EngineError::NoSuchKey`] speaks of the source.
+    pub(super) fn check(&self, source: &Entry, target: Option<&Entry>) -> Result<(), EngineError> {
+        self.source.check(Some(source))?;
+        self.target.check(target).map_err(|error| match error {
+            EngineError::NoSuchKey => EngineError::PreconditionFailed,
+            error => error,
+        })
+    }
 }
 
 /// What a delete did.
@@ -491,6 +536,9 @@ pub struct UploadPlan {
     pub checksum: Option<(ChecksumAlgorithm, ChecksumKind)>,
     /// Owner id of whoever opened it.
     pub initiator: Box<str>,
+    /// Its parts are sealed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seal: Option<Box<Seal>>,
 }
 
 /// An open upload.
@@ -537,6 +585,17 @@ pub struct CompletePlan {
     pub etag: ETag,
     pub checksum: Option<Checksum>,
     pub precondition: Precondition,
+    /// What the seal of a sealed upload's object says of its size.
+    pub plain_bytes: u64,
+}
+
+impl CompletePlan {
+    /// The seal of the object that an upload of this plan becomes.
+    pub(super) fn seal(&self, upload: &UploadPlan) -> Option<Box<Seal>> {
+        let mut seal = upload.seal.clone()?;
+        seal.plain_bytes = self.plain_bytes;
+        Some(seal)
+    }
 }
 
 /// A part by number and content.
@@ -693,6 +752,9 @@ pub enum EngineError {
     InvalidPart { number: u32 },
     #[error("the precondition does not hold")]
     PreconditionFailed,
+    /// The object could be copied and its source deleted, but not both at once.
+    #[error("the object cannot be renamed: {why}")]
+    CannotRename { why: &'static str },
     /// A retention or a legal hold forbids it.
     #[error("the version is protected by object lock")]
     Locked,

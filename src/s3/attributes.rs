@@ -30,7 +30,8 @@ pub(super) async fn object(
     let asked = asked(call)?;
     let wants = |name: &str| asked.contains(&name);
     let paging = Paging::of(call)?;
-    let entry = get::find(call, bucket, object).await?;
+    let key = get::customer_key(call)?;
+    let entry = get::find_readable(call, bucket, object, key.as_ref()).await?;
     let room = reserve_bytes(call.s3, LIST_ITEMS_MAX * LIST_SHORT_ITEM_MEMORY_BYTES).await?;
     let mut page = Writer::document("GetObjectAttributesResponse");
     if wants("ETag") {

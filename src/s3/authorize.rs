@@ -9,6 +9,7 @@ mod actions;
 mod context;
 mod rules;
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use http::request::Parts;
@@ -19,9 +20,11 @@ use super::auth::policy::{self, BucketPolicy, Caller, Case, Decision, Relation};
 use super::auth::{Identity, User};
 use super::error::{Code, S3Error};
 use super::quota::Room;
-use super::request::Local;
+use super::request::{self, Local};
 use super::route::Operation;
-use crate::engine::{Bucket, BucketConfig, BucketName, EngineError, Entry, ObjectKey, VersionId};
+use crate::engine::{
+    Bucket, BucketConfig, BucketName, EngineError, Entry, ObjectKey, UploadId, VersionId,
+};
 
 pub use rules::Ownership;
 pub(super) use rules::{
@@ -37,7 +40,8 @@ pub(super) struct Access<'a> {
     local: &'a Local,
     pub(super) name: BucketName,
     pub(super) bucket: Bucket,
-    /// The version of an object that is meant, where the query does not say it: of a copy source.
+    /// The version of an object that is meant: the query's, or that of a copy source. `None` too
+    /// for the root user, whom nothing is asked about.
     version: Option<VersionId>,
     /// `None` until somebody needs it: the root user mostly does not.
     standing: Option<Standing>,
@@ -90,6 +94,9 @@ async fn enter_as<'a>(
     if access.is_root() && expected.is_none() {
         return Ok(access);
     }
+    access.version = request::Query::parse(head.uri.query())
+        .ok()
+        .and_then(|query| query.get("versionId").map(VersionId::parse));
     let standing = access.standing().await?;
     if expected.is_some_and(|expected| expected.as_bytes() != standing.owner.as_bytes()) {
         return Err(Code::AccessDenied.into());
@@ -126,13 +133,33 @@ impl<'a> Access<'a> {
         if self.is_free() {
             return Ok(());
         }
-        let versioned = self.parameter("versionId").is_some();
-        self.require(&actions::of(operation, versioned), key)
-            .await?;
+        self.require(&self.action(operation), key).await?;
         for action in actions::further(operation, &self.head.headers) {
             self.require(action, key).await?;
         }
         Ok(())
+    }
+
+    /// The same for an operation on an open upload. Who opened it may list its parts and abort it,
+    /// unless a statement denies that (S3's user guide).
+    pub(super) async fn permit_on_upload(
+        &self,
+        operation: Operation,
+        key: &ObjectKey,
+        id: &UploadId,
+    ) -> Result<(), S3Error> {
+        let refusal = match self.permit(operation, Some(key)).await {
+            Err(error) if error.code == Code::AccessDenied => error,
+            outcome => return outcome,
+        };
+        let upload = self.bucket.upload(key, id).await.ok();
+        match (upload, self.caller_id()) {
+            (Some(upload), Some(caller)) if *upload.plan.initiator == *caller => {
+                self.refuse_denied(&actions::of(operation, false), Some(key))
+                    .await
+            }
+            _ => Err(refusal),
+        }
     }
 
     /// Refuses an action (`s3:GetObject`) that the caller may not do here.
@@ -144,13 +171,52 @@ impl<'a> Access<'a> {
         if self.is_free() {
             return Ok(());
         }
-        let Standing { owner, rules } = self.standing().await?;
-        let by_object = rules.acls_are_on() && Permission::of_object_action(action).is_some();
+        let standing = self.standing().await?;
         let entry = match key {
-            Some(key) if by_object || self.asks_for_tags(&rules) => self.entry(key).await?,
+            Some(key) if self.asks_for_entry(action, &standing.rules) => self.entry(key).await?,
             _ => None,
         };
-        let object = match (&entry, by_object) {
+        self.judge(action, key, entry.as_deref(), standing).await
+    }
+
+    /// Refuses what was permitted, now that the object is in hand: another one may have been there
+    /// when the question was asked.
+    pub(super) async fn confirm(
+        &self,
+        operation: Operation,
+        key: &ObjectKey,
+        entry: &Entry,
+    ) -> Result<(), S3Error> {
+        if self.is_free() {
+            return Ok(());
+        }
+        let (action, standing) = (self.action(operation), self.standing().await?);
+        if !self.asks_for_entry(&action, &standing.rules) {
+            return Ok(());
+        }
+        self.judge(&action, Some(key), Some(entry), standing).await
+    }
+
+    fn action(&self, operation: Operation) -> Cow<'static, str> {
+        actions::of(operation, self.version.is_some())
+    }
+
+    /// Whether a decision depends on what the object is.
+    fn asks_for_entry(&self, action: &str, rules: &Rules) -> bool {
+        let has_acl = rules.acls_are_on() && Permission::of_object_action(action).is_some();
+        has_acl || self.asks_for_tags(rules)
+    }
+
+    /// `entry`: the object, where the decision depends on it and it is there.
+    async fn judge(
+        &self,
+        action: &str,
+        key: Option<&ObjectKey>,
+        entry: Option<&Entry>,
+        Standing { owner, rules }: Standing,
+    ) -> Result<(), S3Error> {
+        let by_object = rules.acls_are_on() && Permission::of_object_action(action).is_some();
+        let object = match (entry, by_object) {
             (Some(entry), true) => Some(Acl::of_object(entry, &owner)),
             _ => None,
         };
@@ -163,7 +229,7 @@ impl<'a> Access<'a> {
             action,
             key: key.map(ObjectKey::as_str),
             prefix: None,
-            entry: entry.as_deref(),
+            entry,
         };
         match self.decide(&asked, relation, &rules, &owner) {
             Decision::Allowed => Ok(()),
@@ -375,9 +441,8 @@ impl<'a> Access<'a> {
     }
 
     async fn entry(&self, key: &ObjectKey) -> Result<Option<Arc<Entry>>, S3Error> {
-        let queried = self.parameter("versionId").map(|id| VersionId::parse(&id));
-        let found = match self.version.clone().or(queried) {
-            Some(version) => self.bucket.head_version(key, &version).await,
+        let found = match &self.version {
+            Some(version) => self.bucket.head_version(key, version).await,
             None => self.bucket.head(key).await,
         };
         match found {
@@ -389,11 +454,6 @@ impl<'a> Access<'a> {
             ) => Ok(None),
             Err(error) => Err(error.into()),
         }
-    }
-
-    fn parameter(&self, name: &str) -> Option<String> {
-        let query = super::request::Query::parse(self.head.uri.query()).ok()?;
-        query.get(name).map(str::to_owned)
     }
 }
 

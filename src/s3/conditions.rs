@@ -48,6 +48,32 @@ impl ReadConditions {
         )
     }
 
+    pub(super) fn of_rename_source(headers: &HeaderMap) -> Self {
+        let name = HeaderName::from_static;
+        Self::parse(
+            headers,
+            [
+                name("x-amz-rename-source-if-match"),
+                name("x-amz-rename-source-if-none-match"),
+            ],
+            [
+                name("x-amz-rename-source-if-modified-since"),
+                name("x-amz-rename-source-if-unmodified-since"),
+            ],
+        )
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.holds_for_nothing() && self.if_none_match.is_none()
+    }
+
+    /// Whether they hold where there is no entry.
+    pub(super) fn holds_for_nothing(&self) -> bool {
+        self.if_match.is_none()
+            && self.if_modified_since.is_none()
+            && self.if_unmodified_since.is_none()
+    }
+
     fn parse(headers: &HeaderMap, etags: [HeaderName; 2], dates: [HeaderName; 2]) -> Self {
         let [is, is_not] = etags;
         let [since, until] = dates;
@@ -193,6 +219,7 @@ mod tests {
             metadata: Default::default(),
             parts: [].into(),
             version: Default::default(),
+            seal: None,
         }
     }
 

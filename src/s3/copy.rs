@@ -1,6 +1,9 @@
 //! CopyObject, and what UploadPartCopy shares with it.
 
+use std::sync::Arc;
+
 use http::header::HeaderMap;
+use md5::{Digest as _, Md5};
 
 use super::authorize::Access;
 use super::checksum::{self, Hasher};
@@ -8,17 +11,19 @@ use super::conditions::{self, ReadConditions};
 use super::error::{Code, S3Error};
 use super::reply::{self, Reply};
 use super::request::{self, ObjectRef};
+use super::route::Operation;
+use super::sse::{self, CustomerKey, Opened, Sink};
 use super::versioning::SOURCE_VERSION_ID;
 use super::xml::Writer as Xml;
-use super::{Call, acl, headers, object_lock, reserve, versioning};
+use super::{Call, acl, headers, object_lock, put, reserve, versioning};
 use crate::engine::{
-    Bucket, Checksum, ChecksumAlgorithm, ChecksumKind, Commit, Condition, EngineError, Entry,
-    Metadata, Precondition, Range, Reader, Writer,
+    Bucket, Checksum, ChecksumAlgorithm, ChecksumKind, Commit, Condition, ETagMode, EngineError,
+    Entry, Metadata, Precondition, Range,
 };
 use crate::limits::PUT_BYTES_MAX;
 
 /// CopyObject: the engine moves the bytes (by reference where it can); they pass through here
-/// only when a checksum of another kind is asked for.
+/// only when a checksum of another kind is asked for, or to be sealed or opened.
 pub(super) async fn object(
     call: &Call<'_>,
     access: &Access<'_>,
@@ -27,6 +32,7 @@ pub(super) async fn object(
     let bucket = &access.bucket;
     let asked = &call.head.headers;
     headers::refuse_unsupported(asked)?;
+    let key = CustomerKey::of_object(asked, call.local)?;
     let replace = directive(asked, "x-amz-metadata-directive")?;
     let replace_tags = directive(asked, "x-amz-tagging-directive")?;
     let wanted = wanted_algorithm(asked)?;
@@ -43,51 +49,129 @@ pub(super) async fn object(
     if !replace_tags && !source.reader.entry().metadata.tags.is_empty() {
         permit_tags(access, &source, object).await?;
     }
-    let metadata = new_metadata(&source.reader, given, replace, replace_tags);
-    let checksum = source.reader.entry().checksum.clone();
-    let recompute = needs_hashing(checksum.as_ref(), wanted);
+    let metadata = new_metadata(source.reader.entry(), given, replace, replace_tags);
+    let movement = Movement::of(&source, key.as_ref(), wanted);
     let is_itself = source.object == *object && !source.is_version;
-    let is_change = replace || replace_tags || is_change(&metadata, source.reader.entry());
-    if is_itself && recompute.is_none() && !is_change {
+    let is_change = replace
+        || replace_tags
+        || is_change(&metadata, source.reader.entry())
+        || key.is_some()
+        || source.is_sealed();
+    if is_itself && movement == Movement::AsStored && !is_change {
         return Err(illegal_self_copy());
     }
     // Where versions are kept a copy is a new one, also of itself.
     let keeps_versions = bucket.config().await?.versioning.is_some();
-    let entry = if is_itself && recompute.is_none() && !keeps_versions {
+    let entry = if is_itself && movement == Movement::AsStored && !keeps_versions {
         let precondition = pin(precondition, source.reader.entry());
         bucket
             .set_metadata(&object.key, metadata, &precondition)
             .await?
     } else {
-        let etag = source.reader.entry().etag.clone();
-        let quotas = &call.s3.quotas;
-        let _within = quotas
-            .claim(&object.bucket, bucket, source.size_bytes)
-            .await?;
-        let mut writer = bucket.begin(&object.key, Some(source.size_bytes)).await?;
-        let checksum = match recompute {
-            None => {
-                writer.append_from(source.reader, source.range).await?;
-                checksum
-            }
-            Some(algorithm) => Some(stream(call, source, &mut writer, algorithm).await?),
-        };
-        let commit = Commit {
-            etag,
-            checksum,
+        let target = Target {
+            object,
             metadata,
             precondition,
+            key: key.as_ref(),
         };
-        writer
-            .commit(commit)
-            .await
-            .map_err(|error| versioning::missing(error, object, None))?
+        write(call, bucket, source, movement, target).await?
     };
     let mut reply = reply::xml(result(&entry));
     let headers = reply.headers_mut();
+    sse::write_key(headers, key.as_ref());
     versioning::write_new_id(headers, &entry.version);
     versioning::write_id(headers, SOURCE_VERSION_ID, &source_bucket, &source_version).await?;
     Ok(reply)
+}
+
+/// How a copy's bytes come from the source's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Movement {
+    /// The same bytes, which the engine may share.
+    AsStored,
+    /// Read and written again, with this checksum computed on the way.
+    Through(Option<ChecksumAlgorithm>),
+}
+
+impl Movement {
+    fn of(source: &Source, key: Option<&CustomerKey>, wanted: Option<ChecksumAlgorithm>) -> Self {
+        let stored = source.reader.stored();
+        let same_seal = match (stored.seal.as_deref(), key) {
+            (None, None) => true,
+            // The parts were sealed one by one, and the copy has none.
+            (Some(seal), Some(key)) => key.is_of(seal) && stored.parts.is_empty(),
+            _ => false,
+        };
+        match needs_hashing(stored.checksum.as_ref(), wanted) {
+            None if same_seal => Self::AsStored,
+            algorithm => Self::Through(algorithm),
+        }
+    }
+}
+
+/// What a copy is to be.
+struct Target<'a> {
+    object: &'a ObjectRef,
+    metadata: Metadata,
+    precondition: Precondition,
+    key: Option<&'a CustomerKey>,
+}
+
+async fn write(
+    call: &Call<'_>,
+    bucket: &Bucket,
+    source: Source,
+    movement: Movement,
+    target: Target<'_>,
+) -> Result<Arc<Entry>, S3Error> {
+    let (s3, object) = (call.s3, target.object);
+    let Entry { etag, checksum, .. } = Entry::clone(source.reader.entry());
+    let size = sse::stored_size(source.size_bytes, target.key.is_some());
+    let _within = s3.quotas.claim(&object.bucket, bucket, size).await?;
+    let mut writer = bucket.begin(&object.key, Some(size)).await?;
+    let mut commit = Commit {
+        etag,
+        checksum,
+        metadata: target.metadata,
+        precondition: target.precondition,
+        seal: source.reader.stored().seal.clone(),
+    };
+    match movement {
+        Movement::AsStored => {
+            let stored = source.reader.into_stored();
+            let size_bytes = stored.entry().size_bytes;
+            writer
+                .append_from(
+                    stored,
+                    Range {
+                        start_bytes: 0,
+                        size_bytes,
+                    },
+                )
+                .await?;
+        }
+        Movement::Through(algorithm) => {
+            let room = reserve(s3, source.range.size_bytes).await?;
+            writer.set_window(room.bytes());
+            let was_sealed = source.is_sealed();
+            let seal = target.key.map(|key| key.seal(&s3.entropy));
+            let lock = target.key.zip(seal.as_deref());
+            let mut sink = Sink::new(writer, lock, 0, &s3.entropy);
+            let is_new = was_sealed || lock.is_some();
+            let mode = s3.etags.of_bucket(&object.bucket, bucket).await?;
+            let wants_md5 = is_new && mode == ETagMode::Md5;
+            let digests = stream(source, &mut sink, room.bytes(), wants_md5, algorithm).await?;
+            let plain_bytes;
+            (writer, plain_bytes) = sink.finish().await?;
+            if is_new {
+                commit.etag = sse::etag(lock, digests.md5, &s3.entropy);
+            }
+            commit.checksum = digests.checksum.or(commit.checksum);
+            commit.seal = put::sealed(seal, plain_bytes);
+        }
+    }
+    let committed = writer.commit(commit).await;
+    committed.map_err(|error| versioning::missing(error, object, None))
 }
 
 fn result(entry: &Entry) -> String {
@@ -126,10 +210,17 @@ pub(super) struct Source {
     pub(super) bucket: Bucket,
     /// The request names a version of the object.
     pub(super) is_version: bool,
-    pub(super) reader: Reader,
+    pub(super) reader: Opened,
+    /// Of the plain bytes, as the size.
     pub(super) range: Range,
     /// The size of the whole entry.
     pub(super) size_bytes: u64,
+}
+
+impl Source {
+    pub(super) fn is_sealed(&self) -> bool {
+        self.reader.stored().seal.is_some()
+    }
 }
 
 /// Opens what `x-amz-copy-source` names, if the caller may read it and its conditions hold.
@@ -143,6 +234,7 @@ pub(super) async fn source(call: &Call<'_>, access: &Access<'_>) -> Result<Sourc
         S3Error::invalid_argument("The copy source is not UTF-8.", "x-amz-copy-source", "")
     })?;
     let (from, version) = request::copy_source(raw)?;
+    let key = CustomerKey::of_source(&call.head.headers, call.local)?;
     let access = access.enter_source(&from.bucket, version.as_ref()).await?;
     let action = match version {
         None => "s3:GetObject",
@@ -164,6 +256,10 @@ pub(super) async fn source(call: &Call<'_>, access: &Access<'_>) -> Result<Sourc
         error => versioning::missing(error, &from, version.as_ref()),
     });
     let reader = access.hide_missing(&from.key, reader).await?;
+    access
+        .confirm(Operation::GetObject, &from.key, reader.entry())
+        .await?;
+    let reader = Opened::new(reader, key.as_ref())?;
     ReadConditions::of_copy_source(&call.head.headers).check_source(reader.entry())?;
     let size_bytes = reader.entry().size_bytes;
     Ok(Source {
@@ -179,29 +275,43 @@ pub(super) async fn source(call: &Call<'_>, access: &Access<'_>) -> Result<Sourc
     })
 }
 
-/// Copies through memory, hashing on the way.
+/// What was computed over the plain bytes of a copy.
+pub(super) struct CopyDigests {
+    pub(super) md5: Option<[u8; 16]>,
+    pub(super) checksum: Option<Checksum>,
+}
+
+/// Copies through memory, for which there is room, hashing on the way.
 pub(super) async fn stream(
-    call: &Call<'_>,
     source: Source,
-    writer: &mut Writer,
-    algorithm: ChecksumAlgorithm,
-) -> Result<Checksum, S3Error> {
-    let room = reserve(call.s3, source.range.size_bytes).await?;
-    writer.set_window(room.bytes());
-    let mut hasher = Hasher::new(algorithm);
+    sink: &mut Sink,
+    window_bytes: usize,
+    wants_md5: bool,
+    algorithm: Option<ChecksumAlgorithm>,
+) -> Result<CopyDigests, S3Error> {
+    let mut md5 = wants_md5.then(Md5::new);
+    let mut hasher = algorithm.map(Hasher::new);
     if source.range.size_bytes > 0 {
-        let mut bytes = source.reader.read(source.range);
-        bytes.set_window(room.bytes());
+        let mut bytes = source.reader.read(source.range).await?;
+        bytes.set_window(window_bytes);
         while let Some(piece) = bytes.next().await {
             let piece = piece?;
-            hasher.update(&piece);
-            writer.append(piece).await?;
+            if let Some(md5) = &mut md5 {
+                md5.update(&piece);
+            }
+            if let Some(hasher) = &mut hasher {
+                hasher.update(&piece);
+            }
+            sink.append(piece).await?;
         }
     }
-    Ok(Checksum {
-        algorithm,
-        kind: ChecksumKind::FullObject,
-        digest: hasher.finalize(),
+    Ok(CopyDigests {
+        md5: md5.map(|md5| md5.finalize().into()),
+        checksum: hasher.map(|hasher| Checksum {
+            algorithm: hasher.algorithm(),
+            kind: ChecksumKind::FullObject,
+            digest: hasher.finalize(),
+        }),
     })
 }
 
@@ -255,8 +365,8 @@ fn needs_hashing(
 
 /// What the copy's metadata is. The website redirect, the ACL and the lock are never copied;
 /// they are what this request says.
-fn new_metadata(source: &Reader, given: Metadata, replace: bool, replace_tags: bool) -> Metadata {
-    let source = &source.entry().metadata;
+fn new_metadata(source: &Entry, given: Metadata, replace: bool, replace_tags: bool) -> Metadata {
+    let source = &source.metadata;
     let tags = match replace_tags {
         true => given.tags.clone(),
         false => source.tags.clone(),

@@ -140,6 +140,7 @@ impl From<EngineError> for S3Error {
                 Self::new(Code::InvalidPart).detail("PartNumber", number.to_string())
             }
             EngineError::PreconditionFailed => Self::new(Code::PreconditionFailed),
+            EngineError::CannotRename { why } => cannot_rename(why),
             EngineError::Locked => Self::with_message(
                 Code::AccessDenied,
                 "Access Denied because object protected by object lock.",
@@ -180,6 +181,11 @@ impl From<EngineError> for S3Error {
             }
         }
     }
+}
+
+fn cannot_rename(why: &str) -> S3Error {
+    let message = format!("This object cannot be renamed at once: {why}. Copy it and delete it.");
+    S3Error::with_message(Code::NotImplemented, message)
 }
 
 /// Declares the codes once: variant, status, standard message (S3's API reference).
@@ -243,6 +249,7 @@ codes! {
     InvalidTag BAD_REQUEST "The tag provided was not a valid tag.",
     InvalidToken BAD_REQUEST "The provided token is malformed or otherwise not valid.",
     InvalidURI BAD_REQUEST "The specified URI couldn't be parsed.",
+    InvalidWriteOffset BAD_REQUEST "The write offset value that you specified does not match the current object size.",
     KeyTooLongError BAD_REQUEST "Your key is too long.",
     MalformedACLError BAD_REQUEST "The ACL that you provided was not well formed or did not validate against our published schema.",
     MalformedPOSTRequest BAD_REQUEST "The body of your POST request is not well-formed multipart/form-data.",

@@ -33,11 +33,13 @@ impl ETagModes {
 pub(super) fn etag(md5: Option<[u8; 16]>, entropy: &Entropy) -> ETag {
     match md5 {
         Some(md5) => ETag::from_md5(md5),
-        None => {
-            let random = u128::from_le_bytes(entropy.bytes());
-            ETag::new(format!("{random:032x}{FAST_SUFFIX}"))
-        }
+        None => opaque(entropy.bytes()),
     }
+}
+
+/// An ETag that says nothing, and that clients do not take for an MD5.
+pub(super) fn opaque(bytes: [u8; 16]) -> ETag {
+    ETag::new(format!("{}{FAST_SUFFIX}", ETag::from_md5(bytes)))
 }
 
 /// The 32 digits by which a part's ETag counts for the object's.

@@ -5,49 +5,62 @@ use std::sync::Arc;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::{Response, StatusCode};
 
+use super::authorize::Access;
 use super::checksum::Verifier;
 use super::conditions::{self, ReadConditions, Verdict};
 use super::error::{Code, S3Error};
 use super::range::{self, Asked};
 use super::reply::{self, Reply, ReplyBody};
 use super::request::ObjectRef;
+use super::route::Operation;
+use super::sse::{self, CustomerKey, Opened};
 use super::versioning::{self, VERSION_ID};
 use super::{Call, checksum, headers, reserve};
-use crate::engine::{Bucket, Entry, Range, Reader};
+use crate::engine::{Bucket, Entry, Range};
 use crate::limits::PART_NUMBER_MAX;
 
 /// GetObject: the bytes of the entry that was current when it was opened.
 pub(super) async fn object(
     call: &Call<'_>,
-    bucket: &Bucket,
+    access: &Access<'_>,
     object: &ObjectRef,
 ) -> Result<Reply, S3Error> {
+    let bucket = &access.bucket;
     let version = versioning::asked(call)?;
+    let key = customer_key(call)?;
     let opened = match &version {
         None => bucket.open(&object.key).await,
         Some(version) => bucket.open_version(&object.key, version).await,
     };
     let reader = opened.map_err(|error| versioning::missing(error, object, version.as_ref()))?;
-    let (mut reply, range) = head_of(call, reader.entry())?;
-    let version = &reader.entry().version;
+    let operation = Operation::GetObject;
+    access
+        .confirm(operation, &object.key, reader.entry())
+        .await?;
+    let opened = Opened::new(reader, key.as_ref())?;
+    let (mut reply, range) = head_of(call, opened.entry())?;
+    let version = &opened.entry().version;
     versioning::write_id(reply.headers_mut(), VERSION_ID, bucket, version).await?;
+    sse::write_key(reply.headers_mut(), key.as_ref());
     if range.size_bytes > 0 {
         let permit = reserve(call.s3, range.size_bytes).await?;
-        let verifier = verifier(&reader, &range);
+        let verifier = verifier(&opened, &range);
+        let bytes = opened.read(range).await?;
         let body = reply.body_mut();
-        *body = ReplyBody::stream(reader.read(range), range.size_bytes, permit);
+        *body = ReplyBody::stream(bytes, range.size_bytes, permit);
         if let Some(verifier) = verifier {
             body.verify(verifier);
         }
+    } else {
+        opened.check_empty().await?;
     }
     Ok(reply)
 }
 
-/// A read of the whole object is compared with its checksum, if the engine does not verify what it
-/// reads.
-fn verifier(reader: &Reader, range: &Range) -> Option<Verifier> {
-    let entry = reader.entry();
-    let is_wanted = range.size_bytes == entry.size_bytes && !reader.verifies();
+/// A read of the whole object is compared with its checksum, if nobody else verifies what is read.
+fn verifier(opened: &Opened, range: &Range) -> Option<Verifier> {
+    let entry = opened.entry();
+    let is_wanted = range.size_bytes == entry.size_bytes && !opened.verifies();
     let checksum = entry.checksum.as_ref().filter(|_| is_wanted)?;
     Verifier::new(checksum)
 }
@@ -58,13 +71,27 @@ pub(super) async fn head(
     bucket: &Bucket,
     object: &ObjectRef,
 ) -> Result<Reply, S3Error> {
-    let entry = find(call, bucket, object).await?;
+    let key = customer_key(call)?;
+    let entry = find_readable(call, bucket, object, key.as_ref()).await?;
     let (mut reply, range) = head_of(call, &entry)?;
     versioning::write_id(reply.headers_mut(), VERSION_ID, bucket, &entry.version).await?;
+    sse::write_key(reply.headers_mut(), key.as_ref());
     reply
         .headers_mut()
         .insert(header::CONTENT_LENGTH, HeaderValue::from(range.size_bytes));
     Ok(reply)
+}
+
+/// What [`find`] finds, as clients see it; if it is sealed, only to who has its key.
+pub(super) async fn find_readable(
+    call: &Call<'_>,
+    bucket: &Bucket,
+    object: &ObjectRef,
+    key: Option<&CustomerKey>,
+) -> Result<Arc<Entry>, S3Error> {
+    let entry = find(call, bucket, object).await?;
+    sse::check(entry.seal.as_deref(), key)?;
+    Ok(sse::shown(&entry))
 }
 
 /// The entry that the request is about: the current one, or the version that it names.
@@ -84,7 +111,6 @@ pub(super) async fn find(
 /// Status and headers of a read, and the bytes it covers.
 fn head_of(call: &Call<'_>, entry: &Entry) -> Result<(Reply, Range), S3Error> {
     let asked_headers = &call.head.headers;
-    refuse_encryption(asked_headers)?;
     match ReadConditions::of_read(asked_headers).judge(entry) {
         Verdict::Go => {}
         Verdict::NotModified => return Err(not_modified(entry)),
@@ -114,23 +140,14 @@ fn head_of(call: &Call<'_>, entry: &Entry) -> Result<(Reply, Range), S3Error> {
     Ok((reply, selection.range))
 }
 
-/// No object is encrypted, so whoever gives a key or names an algorithm speaks of another one.
-fn refuse_encryption(headers: &HeaderMap) -> Result<(), S3Error> {
-    const HEADER: &str = "x-amz-server-side-encryption";
-    let mut names = headers.keys().map(HeaderName::as_str);
-    match names.find(|name| name.starts_with(HEADER)) {
-        None => Ok(()),
-        Some(name) if name.starts_with("x-amz-server-side-encryption-customer-") => {
-            Err(S3Error::with_message(
-                Code::InvalidRequest,
-                "The encryption parameters are not applicable to this object.",
-            ))
-        }
-        Some(name) => {
-            let message = "The header is not supported for this operation.";
-            Err(S3Error::invalid_argument(message, name, ""))
-        }
+/// The key for a read. Encryption with keys of the server is nothing that a read could ask for.
+pub(super) fn customer_key(call: &Call<'_>) -> Result<Option<CustomerKey>, S3Error> {
+    let headers = &call.head.headers;
+    if let Some(name) = sse::server_key_header(headers) {
+        let message = "The header is not supported for this operation.";
+        return Err(S3Error::invalid_argument(message, name, ""));
     }
+    CustomerKey::of_object(headers, call.local)
 }
 
 /// What of the object is asked for.

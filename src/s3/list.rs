@@ -322,7 +322,7 @@ impl Page {
             let kind = super::checksum::kind_name(*kind);
             self.xml.leaf("ChecksumType", kind);
         }
-        self.xml.number("Size", entry.size_bytes);
+        self.xml.number("Size", entry.plain_bytes());
     }
 
     fn common_prefix(&mut self, asked: &Asked<'_>, prefix: &str) {
@@ -397,6 +397,7 @@ mod tests {
             metadata: Default::default(),
             parts: [].into(),
             version: Default::default(),
+            seal: None,
         });
         let token = encode_token(&ScanItem::Object { key, entry });
         assert_eq!(decode_token(&token).unwrap(), Resume::Key("a/ü".into()));

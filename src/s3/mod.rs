@@ -5,6 +5,7 @@
 //! `auth` (who asks), `authorize` (may they), then one file per verb or family of verbs.
 
 mod acl;
+mod append;
 mod attributes;
 pub mod auth;
 mod authorize;
@@ -31,10 +32,12 @@ mod post_policy;
 mod put;
 mod quota;
 mod range;
+mod rename;
 mod reply;
 mod request;
 mod route;
 mod service;
+mod sse;
 mod tags;
 #[cfg(test)]
 mod tests;
@@ -467,7 +470,7 @@ async fn perform(
         Target::Object(object) => {
             let who = call.who.identity();
             let access = authorize::enter(s3, who, head, local, &object.bucket).await?;
-            access.permit(operation, Some(&object.key)).await?;
+            permit_on_object(&call, operation, &access, &object).await?;
             admit();
             let reads = matches!(head.method, Method::GET | Method::HEAD);
             let outcome = object_verb(call, operation, &access, &object).await;
@@ -477,6 +480,21 @@ async fn perform(
             }
             outcome
         }
+    }
+}
+
+async fn permit_on_object(
+    call: &Call<'_>,
+    operation: Operation,
+    access: &Access<'_>,
+    object: &ObjectRef,
+) -> Result<(), S3Error> {
+    match operation {
+        Operation::ListParts | Operation::AbortMultipartUpload => {
+            let id = multipart::upload_id(call);
+            access.permit_on_upload(operation, &object.key, &id).await
+        }
+        operation => access.permit(operation, Some(&object.key)).await,
     }
 }
 
@@ -533,7 +551,7 @@ async fn object_verb(
     let bucket = access.bucket.clone();
     match operation {
         Operation::GetObject => {
-            let reply = get::object(&call, &bucket, object).await?;
+            let reply = get::object(&call, access, object).await?;
             Ok(object_lock::shown(reply, access, object).await)
         }
         Operation::HeadObject => {
@@ -548,6 +566,7 @@ async fn object_verb(
         Operation::PutObjectAcl => acl::put_of_object(call, access, object).await,
         Operation::GetObjectAttributes => attributes::object(&call, &bucket, object).await,
         Operation::PutObject => put::object(call, access, object).await,
+        Operation::RenameObject => rename::object(&call, access, object).await,
         Operation::CopyObject => copy::object(&call, access, object).await,
         Operation::DeleteObject => delete::object(&call, access, object).await,
         Operation::CreateMultipartUpload => multipart::create(&call, access, object).await,

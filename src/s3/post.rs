@@ -16,10 +16,12 @@ use super::post_policy::PostPolicy;
 use super::reply::{self, Reply};
 use super::request::{ObjectRef, parse_key};
 use super::route::Operation;
+use super::sse::{self, CustomerKey, Sink};
 use super::xml::Writer as Xml;
-use super::{Call, acl, authorize, headers, object_lock, tags, versioning};
+use super::{Call, acl, authorize, headers, object_lock, put, tags, versioning};
+use crate::clock::Entropy;
 use crate::engine::{
-    BucketName, Checksum, ChecksumKind, Commit, ETag, Entry, Metadata, Precondition, Writer,
+    BucketName, Checksum, ChecksumKind, Commit, Entry, Metadata, Precondition, Writer,
 };
 use crate::limits::{POST_FIELDS_BYTES_MAX, PUT_BYTES_MAX};
 
@@ -65,27 +67,46 @@ pub(super) async fn object(call: Call<'_>, name: &BucketName) -> Result<Reply, S
     metadata.lock = object_lock::of_write(&access).await?;
     let mut writer = access.bucket.begin(&object.key, None).await?;
     writer.set_window(room.bytes());
-    let policy = policy.as_ref();
-    let entry = store(&access, form, writer, &object, &fields, metadata, policy).await?;
+    let key = CustomerKey::of_object(&fields.headers, local)?;
+    let what = What {
+        object: &object,
+        metadata,
+        key: key.as_ref(),
+    };
+    let (entropy, policy) = (&s3.entropy, policy.as_ref());
+    let entry = store(&access, form, writer, entropy, &fields, policy, what).await?;
     let host = super::host_of(head).unwrap_or("localhost");
-    fields.answer(&object, &entry, host)
+    let mut reply = fields.answer(&object, &entry, host)?;
+    sse::write_key(reply.headers_mut(), key.as_ref());
+    Ok(reply)
+}
+
+/// What a form is to become.
+struct What<'a> {
+    object: &'a ObjectRef,
+    metadata: Metadata,
+    key: Option<&'a CustomerKey>,
 }
 
 /// Streams the file, and commits it when the whole body was found true.
 async fn store(
     access: &Access<'_>,
     mut form: Form<Payload>,
-    mut writer: Writer,
-    object: &ObjectRef,
+    writer: Writer,
+    entropy: &Entropy,
     fields: &Fields,
-    metadata: Metadata,
     policy: Option<&PostPolicy>,
+    what: What<'_>,
 ) -> Result<Entry, S3Error> {
     let given = checksum::from_headers(&fields.headers)?;
     let most = policy
         .and_then(PostPolicy::size_bytes_max)
         .unwrap_or(u64::MAX)
         .min(PUT_BYTES_MAX);
+    let object = what.object;
+    let seal = what.key.map(|key| key.seal(entropy));
+    let lock = what.key.zip(seal.as_deref());
+    let mut sink = Sink::new(writer, lock, 0, entropy);
     let mut md5 = Md5::new();
     let mut hasher = given.as_ref().map(|given| Hasher::new(given.algorithm));
     let mut size_bytes = 0_u64;
@@ -100,7 +121,7 @@ async fn store(
         if let Some(hasher) = &mut hasher {
             hasher.update(&piece);
         }
-        writer.append(piece).await?;
+        sink.append(piece).await?;
     }
     if let Some(policy) = policy {
         policy.check_size(size_bytes)?;
@@ -118,11 +139,13 @@ async fn store(
     {
         return Err(checksum::mismatch(given.algorithm));
     }
+    let (writer, plain_bytes) = sink.finish().await?;
     let commit = Commit {
-        etag: ETag::from_md5(md5.finalize().into()),
+        etag: sse::etag(lock, Some(md5.finalize().into()), entropy),
         checksum,
-        metadata,
+        metadata: what.metadata,
         precondition: Precondition::default(),
+        seal: put::sealed(seal, plain_bytes),
     };
     let entry = writer.commit(commit).await;
     let entry = entry.map_err(|error| versioning::missing(error, object, None))?;

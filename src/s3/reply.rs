@@ -14,9 +14,10 @@ use http_body::{Body, Frame, SizeHint};
 use super::RequestId;
 use super::checksum::Verifier;
 use super::error::{Code, S3Error};
+use super::sse::ObjectBytes;
 use super::xml::{Writer, xml_can_carry};
 use crate::budget::Permit;
-use crate::engine::{ByteStream, EngineError};
+use crate::engine::EngineError;
 use crate::metrics::Metrics;
 
 /// A verb's answer.
@@ -66,7 +67,7 @@ enum Content {
     Empty,
     Piece(Bytes),
     Stream {
-        stream: ByteStream,
+        stream: ObjectBytes,
         left_bytes: u64,
         /// Where the whole object is read and nobody else looks at its checksum.
         verifier: Option<Box<Verifier>>,
@@ -84,7 +85,7 @@ impl From<Bytes> for ReplyBody {
 
 impl ReplyBody {
     /// `permit` says how much of the stream may be in memory at a time.
-    pub(super) fn stream(mut stream: ByteStream, size_bytes: u64, permit: Permit) -> Self {
+    pub(super) fn stream(mut stream: ObjectBytes, size_bytes: u64, permit: Permit) -> Self {
         stream.set_window(permit.bytes());
         Self {
             content: Content::Stream {

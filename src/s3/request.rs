@@ -172,7 +172,7 @@ fn decode_bucket(raw: &str) -> Result<BucketName, S3Error> {
     })
 }
 
-fn decode(raw: &str) -> Result<Cow<'_, str>, S3Error> {
+pub(super) fn decode(raw: &str) -> Result<Cow<'_, str>, S3Error> {
     percent_decode_str(raw).decode_utf8().map_err(|_| {
         S3Error::with_message(
             Code::InvalidURI,

@@ -89,6 +89,7 @@ pub(super) enum Operation {
     GetObjectLegalHold,
     PutObjectLegalHold,
     PutBucketLifecycleConfiguration,
+    RenameObject,
 }
 
 /// Finds the operation. `copies`: the request has an `x-amz-copy-source` header.
@@ -579,7 +580,7 @@ static TABLE: &[Row] = &[
     sub!("PUT" Object "legal-hold" PutObjectLegalHold, optional "versionId"),
     sub!("PUT" Object "retention" PutObjectRetention, optional "versionId"),
     sub!("PUT" Object "tagging" PutObjectTagging, optional "versionId"),
-    missing!("PUT" Object "renameObject" "RenameObject"),
+    sub!("PUT" Object "renameObject" RenameObject),
     missing!("PUT" Object "encryption" "UpdateObjectEncryption"),
     missing!("POST" Object "restore" "RestoreObject"),
     missing!("POST" Object "select" "SelectObjectContent"),

@@ -997,6 +997,7 @@ impl Client {
             etag: commit(content).etag,
             checksum: None,
             precondition: Precondition::default(),
+            plain_bytes: 0,
         };
         let entry = self.bucket.complete(&object(key), &id, plan).await?;
         self.ack(key, Some(content), Some(entry.version.clone()));
@@ -1058,6 +1059,7 @@ fn commit(content: Content) -> Commit {
             ..Metadata::default()
         },
         precondition: Precondition::default(),
+        seal: None,
     }
 }
 

@@ -169,7 +169,16 @@ def test_multipart_uploads_by_policy(place, payload):
     upload = {"Bucket": "box", "Key": "big"}
     identity = {"UploadId": place.bob.create_multipart_upload(**upload)["UploadId"]}
     part = place.bob.upload_part(**upload, **identity, PartNumber=1, Body=payload(100))
-    assert refused(place.bob.list_parts, **upload, **identity)[:2] == DENIED
+    # S3's user guide: who opened an upload may list its parts and abort it, and nobody else.
+    assert len(place.bob.list_parts(**upload, **identity)["Parts"]) == 1
+    for other in (place.eve, place.nobody):
+        assert refused(other.list_parts, **upload, **identity)[:2] == DENIED
+        assert refused(other.abort_multipart_upload, **upload, **identity)[:2] == DENIED
+    second = {"UploadId": place.bob.create_multipart_upload(**upload)["UploadId"]}
+    place.bob.abort_multipart_upload(**upload, **second)
+    bob = {"Principal": {"AWS": "arn:aws:iam::id-bob:root"}}
+    place.allow({"Action": "s3:PutObject", **bob},
+                {"Action": "s3:AbortMultipartUpload", "Effect": "Deny", **bob})
     assert refused(place.bob.abort_multipart_upload, **upload, **identity)[:2] == DENIED
     assert refused(place.bob.upload_part_copy, **upload, **identity, PartNumber=2,
                    CopySource="box/k")[:2] == DENIED

@@ -56,7 +56,7 @@ SAME_REQUEST = {
 # Operations of other services that share the model, and are signed for those.
 ELSEWHERE = {"ListDirectoryBuckets", "WriteGetObjectResponse"}
 GIVEN = {
-    "Bucket": "demo", "Key": "dir/key", "CopySource": "demo/source", "RenameSource": "demo/source",
+    "Bucket": "demo", "Key": "dir/key", "CopySource": "demo/source", "RenameSource": "source",
     "PartNumber": 1, "Id": "id", "ContentMD5": None, "ExpectedBucketOwner": None,
     "SelectObjectContentRequest": None, "AllowedMethods": ["GET"],
 }

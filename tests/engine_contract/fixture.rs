@@ -343,6 +343,7 @@ pub(crate) fn plain(bytes: &[u8]) -> Commit {
         checksum: None,
         metadata: Metadata::default(),
         precondition: Precondition::default(),
+        seal: None,
     }
 }
 
@@ -519,6 +520,7 @@ pub(crate) fn completion(parts: &[Part]) -> CompletePlan {
         etag: ETag::new(format!("{}-{}", etag(tags.as_bytes()), parts.len())),
         checksum: None,
         precondition: Precondition::default(),
+        plain_bytes: 0,
     }
 }
 

@@ -3,17 +3,19 @@
 use bytes::Bytes;
 use lobos::engine::{
     Checksum, ChecksumAlgorithm, ChecksumKind, CompletePlan, Condition, ETag, EngineError,
-    Metadata, Part, PartRef, Precondition, UploadPlan,
+    Metadata, Part, PartRef, Precondition, Seal, UploadPlan,
 };
 
 use crate::fixture::*;
 
 pub(crate) async fn an_upload_becomes_one_object(f: Fixture) {
     for name in ["k", "dir/er/k", "k/below", "a//b", ".."] {
+        let seal = name.starts_with("dir").then(Box::<Seal>::default);
         let plan = UploadPlan {
             metadata: marked("upload"),
             checksum: Some((ChecksumAlgorithm::Crc32, ChecksumKind::Composite)),
             initiator: "somebody".into(),
+            seal: seal.clone(),
         };
         let id = f.bucket.create_upload(&key(name), plan).await.unwrap();
         let bytes = [pattern(1, 200_000), pattern(2, 100_000)];
@@ -41,6 +43,7 @@ pub(crate) async fn an_upload_becomes_one_object(f: Fixture) {
                 kind: ChecksumKind::Composite,
                 ..crc32(3)
             }),
+            plain_bytes: 299_000,
             ..completion(&parts)
         };
         let entry = f
@@ -50,6 +53,8 @@ pub(crate) async fn an_upload_becomes_one_object(f: Fixture) {
             .unwrap();
         assert_eq!(entry.checksum, plan.checksum);
         assert_eq!(entry.metadata, marked("upload"));
+        let shown = if seal.is_some() { 299_000 } else { 300_000 };
+        assert_eq!((entry.size_bytes, entry.plain_bytes()), (300_000, shown));
         assert_eq!(head(&f.bucket, name).await.unwrap(), entry);
         assert_completed(&f.bucket, name, &parts, &bytes.concat()).await;
         assert_no_upload(&f.bucket, name, &id).await;

@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use lobos::engine::{
     Checksum, ChecksumAlgorithm, ChecksumKind, Commit, Condition, Deleted, ETag, EngineError,
-    Entry, Lock, Metadata, Precondition, Range, Tags,
+    Entry, Lock, Metadata, Precondition, Range, RenamePlan, Seal, Tags,
 };
 
 use crate::fixture::*;
@@ -488,4 +488,109 @@ fn unix_now() -> SystemTime {
         + Duration::from_nanos(
             u64::try_from(lobos::clock::Clock::system().now().unix_nanos).unwrap(),
         )
+}
+
+/// Whatever happens to an entry, its seal is its own: bytes without it would be taken for plain.
+pub(crate) async fn a_seal_stays_with_its_bytes(f: Fixture) {
+    let bytes = pattern(5, 1000);
+    let seal = Some(Box::new(Seal {
+        plain_bytes: 968,
+        salt: [1; 16],
+        key_check: [2; 16],
+    }));
+    for name in ["k", "dir/k", "dir"] {
+        put(&f.bucket, name, &pattern(4, 20)).await;
+        let commit = Commit {
+            seal: seal.clone(),
+            metadata: full_metadata(),
+            ..plain(&bytes)
+        };
+        let entry = put_with(&f.bucket, name, &bytes, commit).await.unwrap();
+        assert_eq!((entry.size_bytes, entry.plain_bytes()), (1000, 968));
+        assert_holds(&f.bucket, name, &bytes).await;
+    }
+    let (tags, none) = (vec![("a".into(), "b".into())], Precondition::default());
+    let key = key("dir/k");
+    f.bucket.set_tags(&key, None, tags).await.unwrap();
+    f.bucket
+        .set_acl(&key, Some("{}".into()), &none)
+        .await
+        .unwrap();
+    let changed = f
+        .bucket
+        .set_metadata(&key, Metadata::default(), &none)
+        .await;
+    assert_eq!(changed.unwrap().seal, seal);
+    let f = f.reopen().await;
+    for name in ["k", "dir/k", "dir"] {
+        assert_eq!(head(&f.bucket, name).await.unwrap().seal, seal);
+        assert_holds(&f.bucket, name, &bytes).await;
+    }
+    assert_eq!(keys(&f.bucket).await, ["dir", "dir/k", "k"]);
+    let of_size = |size_bytes| Precondition {
+        if_size_bytes: Some(size_bytes),
+        ..Precondition::default()
+    };
+    let refused = f.bucket.delete(&key, &of_size(1000)).await;
+    assert!(matches!(refused, Err(EngineError::PreconditionFailed)));
+    let deleted = f.bucket.delete(&key, &of_size(968)).await;
+    assert_eq!(deleted.unwrap(), Deleted::Removed);
+    let entry = put(&f.bucket, "k", &bytes).await;
+    assert_eq!(entry.seal, None);
+    assert_eq!(head(&f.bucket, "k").await.unwrap(), entry);
+}
+
+/// Nobody finds a renamed object under both keys, or under none.
+pub(crate) async fn a_rename_moves_an_entry_at_once(f: Fixture) {
+    let bytes = pattern(7, 200_000);
+    let commit = Commit {
+        metadata: full_metadata(),
+        checksum: Some(crc32(1)),
+        ..plain(&bytes)
+    };
+    let mut entry = put_with(&f.bucket, "a", &bytes, commit).await.unwrap();
+    let rename = async |from: &str, to: &str, plan: RenamePlan| {
+        f.bucket.rename(&key(from), &key(to), plan).await
+    };
+    let names = ["a", "dir/er/b", "a//b", "dir", "..", "a"];
+    for pair in names.windows(2) {
+        put(&f.bucket, pair[1], &pattern(8, 10)).await;
+        rename(pair[0], pair[1], RenamePlan::default())
+            .await
+            .unwrap();
+        assert_absent(&f.bucket, pair[0]).await;
+        let now = head(&f.bucket, pair[1]).await.unwrap();
+        assert_eq!(now, entry);
+        entry = now;
+        assert_holds(&f.bucket, pair[1], &bytes).await;
+        assert_eq!(keys(&f.bucket).await, [pair[1]]);
+    }
+    put(&f.bucket, "b", &pattern(9, 10)).await;
+    let absent = Precondition {
+        if_none_match: Some(Condition::Any),
+        ..Precondition::default()
+    };
+    let present = Precondition {
+        if_match: Some(Condition::Any),
+        ..Precondition::default()
+    };
+    let of = |source: &Precondition, target: &Precondition| RenamePlan {
+        source: source.clone(),
+        target: target.clone(),
+    };
+    for (from, to, plan) in [
+        ("a", "b", of(&present, &absent)),
+        ("a", "c", of(&present, &present)),
+        ("a", "c", of(&absent, &absent)),
+    ] {
+        let refused = rename(from, to, plan).await;
+        assert!(matches!(refused, Err(EngineError::PreconditionFailed)));
+    }
+    let missing = rename("none", "c", RenamePlan::default()).await;
+    assert!(matches!(missing, Err(EngineError::NoSuchKey)));
+    rename("a", "c", of(&present, &absent)).await.unwrap();
+    let f = f.reopen().await;
+    assert_eq!(keys(&f.bucket).await, ["b", "c"]);
+    assert_holds(&f.bucket, "c", &bytes).await;
+    assert_eq!(delete(&f.bucket, "c").await, Deleted::Removed);
 }

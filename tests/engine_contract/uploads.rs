@@ -13,6 +13,7 @@ pub(crate) async fn an_upload_is_described_as_it_was_opened(f: Fixture) {
         metadata: marked("upload"),
         checksum: Some((ChecksumAlgorithm::Crc64nvme, ChecksumKind::FullObject)),
         initiator: "somebody".into(),
+        seal: None,
     };
     let clock = lobos::clock::Clock::system();
     let before = clock.now();

@@ -48,6 +48,7 @@ ROUTES = [
     ("POST", "/demo/big", "uploadId=UPLOAD", b"COMPLETE"),
     ("DELETE", "/demo/big", "uploadId=UPLOAD", b""),
     ("PUT", "/demo/k", "tagging=", b"<Tagging/>"),
+    ("PUT", "/demo/renamed", "renameObject=", b""),
     ("PATCH", "/demo/k", "", b"x"),
 ]
 

@@ -1,11 +1,14 @@
 """What is secret stays secret, and what a client stores cannot become a reply's head or markup."""
 
+import base64
+import hashlib
 import os
 import re
 import subprocess
 from urllib.parse import quote
 
 import pytest
+from botocore.exceptions import ClientError
 
 import wire
 from lobos import SECRET_KEY
@@ -49,6 +52,27 @@ def test_p20_secrets_and_signatures_are_in_no_log_and_no_answer(chatty):
         assert SECRET_KEY not in text
         for signature in signatures:
             assert signature not in text, f"a signature in: {text[:300]}"
+
+
+def test_p20_a_clients_key_is_in_no_log_and_no_file(chatty, tmp_path):
+    key, s3 = bytes(range(100, 132)), chatty.client()
+    sealed = {"SSECustomerAlgorithm": "AES256", "SSECustomerKey": key}
+    names = {"Bucket": "demo", "Key": "dir/k"}
+    s3.create_bucket(Bucket="demo")
+    s3.put_object(**names, **sealed, Body=b"the plain text")
+    assert s3.get_object(**names, **sealed)["Body"].read() == b"the plain text"
+    for wrong in ({}, sealed | {"SSECustomerKey": key[::-1]}):
+        with pytest.raises(ClientError):
+            s3.get_object(**names, **wrong)
+    digest = hashlib.md5(key).digest()
+    secrets = [key, base64.b64encode(key), digest, base64.b64encode(digest), key.hex().encode()]
+    kept = [chatty.log.read_bytes(), chatty.printed().encode()]
+    for path in (tmp_path / "root").rglob("*"):
+        kept += [os.getxattr(path, name) for name in os.listxattr(path)]
+        kept += [path.read_bytes()] if path.is_file() else []
+    assert len(kept) > 4
+    for text in kept:
+        assert not any(secret in text for secret in [*secrets, b"the plain text"])
 
 
 def test_p20_the_right_signature_is_not_told_to_who_sent_a_wrong_one(site):

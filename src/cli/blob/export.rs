@@ -52,13 +52,17 @@ impl Export {
                 target.odd
             );
         }
-        match target.lost {
-            0 => Ok(ExitCode::SUCCESS),
-            lost => {
-                eprintln!("Error: {lost} objects are damaged and were left out");
-                Ok(ExitCode::FAILURE)
-            }
+        let left_out = [
+            (target.lost, "are damaged"),
+            (target.sealed, "are encrypted with their clients' keys"),
+        ];
+        for (count, why) in left_out.iter().filter(|(count, _)| *count > 0) {
+            eprintln!("Error: {count} objects {why} and were left out");
         }
+        Ok(match target.lost + target.sealed {
+            0 => ExitCode::SUCCESS,
+            _ => ExitCode::FAILURE,
+        })
     }
 
     async fn open(&self) -> Result<BlobEngine, Box<dyn std::error::Error>> {
@@ -105,6 +109,11 @@ impl Export {
             Err(error) => return self.lost(name, key, &error, target),
         };
         let entry = Arc::clone(reader.entry());
+        if entry.seal.is_some() {
+            eprintln!("{name}/{key}: left out, for only its client has the key");
+            target.sealed += 1;
+            return Ok(());
+        }
         let mut made = target.create(name, key)?;
         match copy(reader, &mut made.file).await {
             Ok(()) => {}
@@ -167,6 +176,8 @@ struct Target {
     /// Objects whose keys are no paths.
     odd: u64,
     lost: u64,
+    /// Left out: their bytes are encrypted with keys that the store does not have.
+    sealed: u64,
 }
 
 impl Target {
@@ -183,6 +194,7 @@ impl Target {
             bytes: 0,
             odd: 0,
             lost: 0,
+            sealed: 0,
         })
     }
 

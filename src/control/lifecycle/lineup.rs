@@ -183,6 +183,7 @@ mod tests {
                 metadata: Metadata::default(),
                 parts: Arc::from([].as_slice()),
                 version: VersionId::parse(version),
+                seal: None,
             }),
             is_latest,
         }

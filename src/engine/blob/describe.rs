@@ -22,6 +22,7 @@ pub(super) fn plain_entry(stored: &Stored) -> Entry {
         },
         parts: Arc::from([].as_slice()),
         version: stored.version.id(),
+        seal: stored.seal.clone(),
     }
 }
 

@@ -5,7 +5,8 @@ use super::layout::{BLOCK_BYTES, CHUNK_BYTES, Extent, put_extents, take_extents}
 use crate::clock::Timestamp;
 use crate::engine::types::hex;
 use crate::engine::{
-    Checksum, ChecksumAlgorithm, ChecksumKind, ETag, Lock, Retention, RetentionMode, VersionId,
+    Checksum, ChecksumAlgorithm, ChecksumKind, ETag, Lock, Retention, RetentionMode, Seal,
+    VersionId,
 };
 
 /// An object, an upload or a part. See `docs/design-blob.md`, section 1.
@@ -25,6 +26,7 @@ pub(super) struct Stored {
     pub(super) version: Version,
     pub(super) is_marker: bool,
     pub(super) lock: Lock,
+    pub(super) seal: Option<Box<Seal>>,
     /// Fields of a later version of the format, kept as they are.
     pub(super) others: Vec<(u8, Box<[u8]>)>,
 }
@@ -123,6 +125,7 @@ impl Stored {
             version: Version::default(),
             is_marker: false,
             lock: Lock::default(),
+            seal: None,
             others: Vec::new(),
         }
     }
@@ -181,9 +184,16 @@ impl Stored {
             field.push(u8::from(is_on));
             put_field(&mut out, LEGAL_HOLD, &mut field);
         }
+        // The tags go up: those that a server must know come last.
         for (tag, bytes) in &self.others {
             field.extend_from_slice(bytes);
             put_field(&mut out, *tag, &mut field);
+        }
+        if let Some(seal) = &self.seal {
+            put_varint(&mut field, seal.plain_bytes);
+            field.extend_from_slice(&seal.salt);
+            field.extend_from_slice(&seal.key_check);
+            put_field(&mut out, SEAL, &mut field);
         }
         out.into()
     }
@@ -195,7 +205,7 @@ impl Stored {
         while !from.is_empty() {
             let tag = from.u8()?;
             let field = from.bytes()?;
-            if tag < last || tag >= MUST_KNOW {
+            if tag < last || tag >= MUST_KNOW && tag != SEAL {
                 return None;
             }
             last = tag;
@@ -219,6 +229,13 @@ impl Stored {
                 MARKER => stored.is_marker = true,
                 RETENTION => stored.lock.retention = Some(take_retention(&mut inner)?),
                 LEGAL_HOLD => stored.lock.legal_hold = Some(take_hold(&mut inner)?),
+                SEAL => {
+                    stored.seal = Some(Box::new(Seal {
+                        plain_bytes: inner.varint()?,
+                        salt: inner.array()?,
+                        key_check: inner.array()?,
+                    }));
+                }
                 other => stored.others.push((other, field.into())),
             }
         }
@@ -481,6 +498,8 @@ const MARKER: u8 = 11;
 const RETENTION: u8 = 12;
 const LEGAL_HOLD: u8 = 13;
 const MUST_KNOW: u8 = 128;
+/// A server that does not know it would hand out sealed bytes for the object's.
+const SEAL: u8 = 129;
 const TEXT_ETAG: u8 = 0xff;
 
 #[cfg(test)]
@@ -547,6 +566,11 @@ mod tests {
                 legal_hold: Some(false),
             },
             others: vec![(100, [1, 2].into())],
+            seal: Some(Box::new(Seal {
+                plain_bytes: 71_000,
+                salt: [5; 16],
+                key_check: [6; 16],
+            })),
             ..Stored::new(
                 71_100,
                 ETag::new("0123456789abcdef0123456789abcdef-12"),

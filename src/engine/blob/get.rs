@@ -22,14 +22,14 @@ use crate::engine::{EngineError, Entry, Range};
 use crate::limits::REQUEST_WINDOW_BYTES;
 
 /// A pinned entry.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct BlobReader {
     pub(super) core: Arc<Core>,
     entry: Arc<Entry>,
     pub(super) stored: Arc<Stored>,
     pub(super) item: ItemKey,
     pub(super) bucket: Arc<BucketState>,
-    pub(super) pins: Pins,
+    pub(super) pins: Arc<Pins>,
 }
 
 /// What keeps an entry's bytes readable while this lives: pinned allocations, or the bytes.
@@ -138,7 +138,7 @@ impl Core {
             stored: Arc::new(stored),
             item: item.clone(),
             bucket: Arc::clone(bucket),
-            pins,
+            pins: Arc::new(pins),
             core: Arc::clone(self),
         })
     }
@@ -156,7 +156,7 @@ impl BlobReader {
         }
         match self.core.find(&self.bucket, &self.item, false) {
             Ok(Some((stored, pins))) if stored == *self.stored => {
-                self.pins = pins;
+                self.pins = Arc::new(pins);
                 true
             }
             _ => false,

@@ -38,6 +38,7 @@ mod planted;
 mod put;
 mod record;
 mod recover;
+mod rename;
 mod salvage;
 mod scan;
 mod space;

@@ -179,7 +179,9 @@ impl BlobBucket {
         let mut stored = Stored::new(size_bytes, plan.etag.clone(), self.core.clock.now());
         stored.checksum.clone_from(&plan.checksum);
         stored.upload = Some(name);
-        let metadata = plan_of(upload)?.metadata;
+        let upload = plan_of(upload)?;
+        stored.seal = plan.seal(&upload);
+        let metadata = upload.metadata;
         let described = describe(&metadata, &parts)?;
         let mut content = Content::default();
         content.describe(&self.core, &mut stored, described)?;

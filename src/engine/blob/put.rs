@@ -101,6 +101,7 @@ impl BlobWriter {
             };
             let mut stored = Stored::new(size_bytes, commit.etag.clone(), now);
             stored.checksum.clone_from(&commit.checksum);
+            stored.seal.clone_from(&commit.seal);
             let mut content = content;
             content.describe(&core, &mut stored, describe(&commit.metadata, &[])?)?;
             let mut entry = plain_entry(&stored);

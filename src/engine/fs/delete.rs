@@ -75,6 +75,15 @@ impl FsBucket {
         key: &ObjectKey,
     ) -> Result<(), EngineError> {
         self.remove_overlaid(lock, key, true)?;
+        self.remove_from_tree(lock, key)
+    }
+
+    /// Removes the key's file in the tree, durably, if there is one.
+    pub(super) fn remove_from_tree(
+        &self,
+        lock: &KeyLock,
+        key: &ObjectKey,
+    ) -> Result<(), EngineError> {
         match tree_path(key) {
             Some(path) => self.remove_file(lock, path),
             None => Ok(()),

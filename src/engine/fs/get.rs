@@ -196,7 +196,7 @@ impl<T> Attempt<T> {
 }
 
 /// A pinned entry: reads the bytes of the file that was the key's when it was opened.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct FsReader {
     bucket: Arc<FsBucket>,
     entry: Arc<Entry>,
@@ -204,7 +204,7 @@ pub struct FsReader {
 }
 
 /// Where a reader's bytes are.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) enum Content {
     Memory(Bytes),
     File(Arc<Opened>),

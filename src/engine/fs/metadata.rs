@@ -280,6 +280,7 @@ impl FsBucket {
                 .filter(|_| modified.is_none()),
             modified: Some(modified.unwrap_or(entry.modified)),
             version: None,
+            seal: entry.seal.clone(),
         };
         // It stays the version that it is.
         let succession = Succession::Replace(Stamp::of(&entry.version));

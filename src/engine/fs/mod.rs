@@ -62,6 +62,7 @@ mod pages;
 mod probe;
 mod put;
 mod record;
+mod rename;
 mod scan;
 mod scratch;
 mod side;

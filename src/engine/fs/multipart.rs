@@ -440,6 +440,7 @@ impl FsBucket {
         };
         let parts: Vec<Part> = chosen.into_iter().map(|chosen| chosen.part).collect();
         let description = Description {
+            seal: plan.seal(&upload.upload.plan),
             etag: Some(plan.etag),
             checksum: plan.checksum,
             metadata: upload.upload.plan.metadata.clone(),

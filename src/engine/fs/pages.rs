@@ -674,6 +674,7 @@ mod tests {
                 metadata: Metadata::default(),
                 parts: [].into(),
                 version: VersionId::Null,
+                seal: None,
             };
             Ok(found.homes.in_turn().any(exists).then(|| Arc::new(entry())))
         }

@@ -107,6 +107,7 @@ impl FsWriter {
             etag: Some(commit.etag),
             checksum: commit.checksum,
             metadata: commit.metadata,
+            seal: commit.seal,
             ..Description::default()
         };
         let precondition = commit.precondition;
@@ -218,8 +219,12 @@ impl FsBucket {
             version: succession.stamp(),
             ..description
         };
+        // What a person finds in the tree is what the object is.
+        let mut place = match description.seal {
+            None => Place::Tree,
+            Some(_) => Place::Overlay,
+        };
         let mut work = Work::Unwritten(content, description);
-        let mut place = Place::Tree;
         for _ in 0..RACES_MAX {
             let (spot, dir) = self.claim(lock, key, &mut place)?;
             let sealed = match work.seal(self, lock, key, &dir, spot.old.as_ref())? {
@@ -289,6 +294,10 @@ impl FsBucket {
             self.remove_overlaid(lock, key, false)?;
         }
         self.sync_directory(split(&spot.path).0, dir)?;
+        if sealed.record.seal.is_some() {
+            // The name in the overlay is durable; with this it is the key's.
+            self.remove_from_tree(lock, key)?;
+        }
         self.sweep_side(key, sealed.side.as_deref());
         Ok(Arc::new(sealed.record.into_entry(&sealed.stat)))
     }
@@ -462,6 +471,7 @@ impl Work {
             parts: description.parts.clone(),
             upload: description.upload.clone(),
             version: description.version,
+            seal: description.seal.clone(),
             ..Record::default()
         };
         let side = bucket.write_record(&lock.home, key, &draft.file, &stat, &record)?;

@@ -5,7 +5,8 @@
 //! before it. A field is its tag (one byte), the length of its value (varint) and the value.
 //! Varints are LEB128. Fields may come in any order; a tag that this version does not know is kept
 //! and written again, so that an older server does not drop what a newer one stored. A change that
-//! an old server must not overlook raises [`FORMAT`]: a record with a lock has [`FORMAT_LOCKED`].
+//! an old server must not overlook raises [`FORMAT`]: a record with a lock has [`FORMAT_LOCKED`],
+//! and that of sealed bytes [`FORMAT_SEALED`].
 //!
 //! | tag | value |
 //! |---|---|
@@ -27,6 +28,7 @@
 //! | 22 | owner and grants, as the S3 layer writes them |
 //! | 23 | retention: mode (0 governance, 1 compliance), end (i64 nanoseconds, little-endian) |
 //! | 24 | legal hold: 0 off, 1 on |
+//! | 25 | seal: size of what was sealed (varint), salt (16 bytes), key check (16 bytes) |
 //!
 //! ETags and times of single parts are not kept: no S3 operation shows them of a finished object.
 
@@ -38,7 +40,7 @@ use super::history::Stamp;
 use crate::clock::Timestamp;
 use crate::engine::{
     Checksum, ChecksumAlgorithm, ChecksumKind, ETag, Entry, Lock, Metadata, Part, Retention,
-    RetentionMode, UploadId, VersionId,
+    RetentionMode, Seal, UploadId, VersionId,
 };
 use crate::io::files::Stat;
 
@@ -59,6 +61,7 @@ pub(super) struct Record {
     pub(super) key: Option<Box<str>>,
     /// `None`: the null version.
     pub(super) version: Option<Stamp>,
+    pub(super) seal: Option<Box<Seal>>,
     /// Fields of a newer version, as they came.
     pub(super) unknown: Vec<u8>,
 }
@@ -101,6 +104,7 @@ impl Guard {
 impl Record {
     pub(super) fn encode(&self) -> Vec<u8> {
         let format = match self.metadata.lock.is_empty() {
+            _ if self.seal.is_some() => FORMAT_SEALED,
             true => FORMAT,
             false => FORMAT_LOCKED,
         };
@@ -143,6 +147,13 @@ impl Record {
         if let Some(Stamp(stamp)) = &self.version {
             out.field(tag::VERSION, |value| value.extend_from_slice(stamp));
         }
+        if let Some(seal) = &self.seal {
+            out.field(tag::SEAL, |value| {
+                put_varint(value, seal.plain_bytes);
+                value.extend_from_slice(&seal.salt);
+                value.extend_from_slice(&seal.key_check);
+            });
+        }
         out.bytes.extend_from_slice(&self.unknown);
         let crc = crc32(&out.bytes);
         out.bytes.extend_from_slice(&crc.to_le_bytes());
@@ -152,7 +163,8 @@ impl Record {
     pub(super) fn decode(bytes: &[u8]) -> Result<Self, Damaged> {
         let (body, crc) = bytes.split_last_chunk::<4>().ok_or(Damaged)?;
         let (format, fields) = body.split_first().ok_or(Damaged)?;
-        if !matches!(*format, FORMAT | FORMAT_LOCKED) || crc32(body) != u32::from_le_bytes(*crc) {
+        let is_known = matches!(*format, FORMAT | FORMAT_LOCKED | FORMAT_SEALED);
+        if !is_known || crc32(body) != u32::from_le_bytes(*crc) {
             return Err(Damaged);
         }
         let mut record = Self::default();
@@ -217,6 +229,13 @@ impl Record {
             }
             tag::KEY => self.key = Some(text(value)?.into()),
             tag::VERSION => self.version = Some(Stamp(cursor.array()?)),
+            tag::SEAL => {
+                self.seal = Some(Box::new(Seal {
+                    plain_bytes: cursor.varint()?,
+                    salt: cursor.array()?,
+                    key_check: cursor.array()?,
+                }));
+            }
             _ => return Ok(false),
         }
         Ok(true)
@@ -236,6 +255,7 @@ impl Record {
                 lock: self.metadata.lock,
                 ..Metadata::default()
             },
+            seal: self.seal.clone(),
             side: Some(side),
             ..Self::default()
         }
@@ -247,7 +267,8 @@ impl Record {
     }
 
     /// Drops what no longer holds of a file that another program changed. What people said about
-    /// the object stays.
+    /// the object stays, and so does its seal: what fails to open is no object, but what would be
+    /// given out as it lies there might be somebody's ciphertext.
     pub(super) fn adapt(&mut self, stat: &Stat) {
         if self.is_intact(stat) {
             return;
@@ -274,6 +295,7 @@ impl Record {
             metadata: self.metadata,
             parts: expand_parts(&self.parts, modified),
             version: self.version.map_or(VersionId::Null, Stamp::id),
+            seal: self.seal,
         }
     }
 }
@@ -680,6 +702,8 @@ fn crc32(bytes: &[u8]) -> u32 {
 
 const FORMAT: u8 = 1;
 const FORMAT_LOCKED: u8 = 2;
+/// The same, of a file with sealed bytes: older servers refuse it instead of giving them out.
+const FORMAT_SEALED: u8 = 3;
 
 mod tag {
     pub(super) const GUARD: u8 = 1;
@@ -706,6 +730,7 @@ mod tag {
     pub(super) const ACL: u8 = 22;
     pub(super) const RETENTION: u8 = 23;
     pub(super) const LEGAL_HOLD: u8 = 24;
+    pub(super) const SEAL: u8 = 25;
 }
 
 #[cfg(test)]
@@ -761,6 +786,11 @@ mod tests {
                 id: [4; 16],
             }),
             key: Some("a key".into()),
+            seal: Some(Box::new(Seal {
+                plain_bytes: 3 << 40,
+                salt: [5; 16],
+                key_check: [6; 16],
+            })),
             ..Record::default()
         }
     }
@@ -770,7 +800,7 @@ mod tests {
 
         #[test]
         fn sec_panics_no_fields_break_the_record_decoder(
-            fields in vec((0_u8..26, vec(any::<u8>(), 0..40)), 0..6),
+            fields in vec((0_u8..27, vec(any::<u8>(), 0..40)), 0..6),
             tail in vec(any::<u8>(), 0..6),
         ) {
             let mut bytes = Vec::new();

@@ -384,7 +384,15 @@ impl FsBucket {
             return Ok(());
         };
         let name = held.name();
-        let mut place = Place::Tree;
+        // What cannot be told to be an object's own bytes does not go where people look for them.
+        let is_plain = match self.pin_held(key, &history.path, held) {
+            Ok(version) => version.is_none_or(|version| version.entry.seal.is_none()),
+            Err(_) => false,
+        };
+        let mut place = match is_plain {
+            true => Place::Tree,
+            false => Place::Overlay,
+        };
         for _ in 0..super::put::RACES_MAX {
             let (spot, dir) = self.claim(lock, key, &mut place)?;
             let own = split(&spot.path).1;
@@ -406,6 +414,9 @@ impl FsBucket {
                         self.remove_overlaid(lock, key, true)?;
                     }
                     self.sync_directory(split(&spot.path).0, &dir)?;
+                    if !is_plain {
+                        self.remove_from_tree(lock, key)?;
+                    }
                     return self.settle_history(lock, history);
                 }
                 // Pruned since it was opened, or somebody made a directory of that name.

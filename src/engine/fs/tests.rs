@@ -68,6 +68,7 @@ fn plain(number: u8) -> Commit {
             ..Metadata::default()
         },
         precondition: Precondition::default(),
+        seal: None,
     }
 }
 
@@ -183,6 +184,7 @@ async fn conditions_are_checked_against_the_current_entry() {
     };
     let commit = |number| Commit {
         precondition: absent.clone(),
+        seal: None,
         ..plain(number)
     };
     put_as(&bucket, "k", b"one", commit(1)).await.unwrap();

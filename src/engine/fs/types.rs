@@ -5,7 +5,7 @@ use sha2::{Digest, Sha256};
 use super::history::Stamp;
 use super::record::PartSize;
 use crate::clock::Timestamp;
-use crate::engine::{Checksum, ETag, Metadata, UploadId};
+use crate::engine::{Checksum, ETag, Metadata, Seal, UploadId};
 
 /// What an object is to be, beside its bytes.
 #[derive(Clone, Debug, Default)]
@@ -20,6 +20,7 @@ pub(super) struct Description {
     pub(super) version: Option<Stamp>,
     /// `None`: now.
     pub(super) modified: Option<Timestamp>,
+    pub(super) seal: Option<Box<Seal>>,
 }
 
 /// Names a key, or a path, in the file names and locks of `.lobos/`: the first half of its

@@ -44,11 +44,8 @@ impl FsBucket {
         key: &ObjectKey,
         patience: Patience,
     ) -> Result<Option<Pinned>, Errno> {
-        if let Some(path) = tree_path(key) {
-            match self.pin_in_tree(path, patience) {
-                Err(errno) if is_absent(errno) => {}
-                result => return result.map(Some),
-            }
+        if let Some(pinned) = self.find_in_tree(key, patience)? {
+            return Ok(Some(pinned));
         }
         let path = overlay::path(key);
         match self.pin(&path, patience) {
@@ -59,8 +56,19 @@ impl FsBucket {
                 linked: false,
             })),
             Ok(_) => Ok(None),
-            Err(errno) if is_absent(errno) => Ok(None),
+            // It may have moved into the tree since that was looked at.
+            Err(errno) if is_absent(errno) => self.find_in_tree(key, patience),
             Err(errno) => Err(errno),
+        }
+    }
+
+    fn find_in_tree(&self, key: &ObjectKey, patience: Patience) -> Result<Option<Pinned>, Errno> {
+        let Some(path) = tree_path(key) else {
+            return Ok(None);
+        };
+        match self.pin_in_tree(path, patience) {
+            Err(errno) if is_absent(errno) => Ok(None),
+            result => result.map(Some),
         }
     }
 

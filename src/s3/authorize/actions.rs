@@ -124,6 +124,7 @@ const OTHERS: &[(&str, &str)] = &[
     ("PutBucketReplication", "s3:PutReplicationConfiguration"),
     ("PutObjectLockConfiguration", "s3:PutBucketObjectLockConfiguration"),
     ("PutPublicAccessBlock", "s3:PutBucketPublicAccessBlock"),
+    ("RenameObject", "s3:PutObject"),
     ("SelectObjectContent", "s3:GetObject"),
     ("UploadPart", "s3:PutObject"),
     ("UploadPartCopy", "s3:PutObject"),

@@ -257,7 +257,7 @@ impl Filter {
         match what {
             What::Marker { .. } => is_plain,
             What::Object(entry) => {
-                let size = entry.size_bytes;
+                let size = entry.plain_bytes();
                 let has = |tag| entry.metadata.tags.contains(tag);
                 self.tags.iter().all(has)
                     && self.larger_than_bytes.is_none_or(|bound| size > bound)
@@ -299,6 +299,7 @@ mod tests {
             },
             parts: Arc::from([].as_slice()),
             version: VersionId::Null,
+            seal: None,
         }
     }
 

@@ -10,6 +10,7 @@ use crate::s3::error::{Code, S3Error};
 use crate::s3::payload::Want;
 use crate::s3::reply::{self, Reply};
 use crate::s3::request::ObjectRef;
+use crate::s3::sse::{self, CustomerKey};
 use crate::s3::xml::{Element, Writer, malformed};
 use crate::s3::{Call, checksum, conditions, put, versioning};
 
@@ -20,6 +21,7 @@ pub(crate) async fn complete(
 ) -> Result<Reply, S3Error> {
     let (s3, head) = (call.s3, call.head);
     let id = super::upload_id(&call);
+    let key = CustomerKey::of_object(&head.headers, call.local)?;
     let precondition = conditions::of_write(&head.headers)?;
     let host = crate::s3::host_of(head).unwrap_or("localhost").to_owned();
     let (payload, _room) = call
@@ -32,14 +34,20 @@ pub(crate) async fn complete(
     let listed = parse(&body)?;
     put::check_early(bucket, object, &precondition).await?;
     let plan = match stored_parts(bucket, &object.key, &id).await {
-        Ok((upload, stored)) => {
+        Ok((upload, mut stored)) => {
+            check_key(&upload, key.as_ref())?;
+            let is_sealed = upload.plan.seal.is_some();
+            for part in &mut stored {
+                part.size_bytes = sse::part_size(part, is_sealed);
+            }
             let parts = match_parts(&listed, &stored)?;
             check_size_header(head, &parts)?;
             let sum = object_checksum(&upload, &parts)?;
             check_checksum_header(head, sum.as_ref(), parts.len())?;
             CompletePlan {
                 etag: etag_of(parts.iter().map(|part| &part.etag))?,
-                parts: parts.iter().map(part_ref).collect(),
+                parts: parts.iter().map(|part| part_ref(part, is_sealed)).collect(),
+                plain_bytes: parts.iter().map(|part| part.size_bytes).sum(),
                 checksum: sum,
                 precondition,
             }
@@ -52,6 +60,7 @@ pub(crate) async fn complete(
             parts: Vec::new(),
             checksum: None,
             precondition,
+            plain_bytes: 0,
         },
         Err(error) => return Err(error.into()),
     };
@@ -69,6 +78,7 @@ pub(crate) async fn complete(
         return Err(super::missing(EngineError::NoSuchUpload, &id));
     }
     let mut reply = reply::xml(result(object, &entry, &host));
+    sse::write_key(reply.headers_mut(), key.as_ref());
     versioning::write_new_id(reply.headers_mut(), &entry.version);
     Ok(reply)
 }
@@ -297,11 +307,20 @@ fn etag_of<'a>(etags: impl IntoIterator<Item = &'a ETag>) -> Result<ETag, S3Erro
     checksum::etag_of_parts(etags).ok_or_else(|| Code::InvalidPart.into())
 }
 
-fn part_ref(part: &Part) -> PartRef {
+fn part_ref(part: &Part, is_sealed: bool) -> PartRef {
     PartRef {
         number: part.number,
         etag: part.etag.clone(),
-        size_bytes: part.size_bytes,
+        size_bytes: sse::stored_size(part.size_bytes, is_sealed),
+    }
+}
+
+/// The key of a sealed upload is needed only where checksums are (S3's API reference); one that is
+/// given must be the upload's.
+fn check_key(upload: &Upload, key: Option<&CustomerKey>) -> Result<(), S3Error> {
+    match key {
+        None if upload.plan.checksum.is_none() => Ok(()),
+        key => sse::check_upload(&upload.plan, key),
     }
 }
 

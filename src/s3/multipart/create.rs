@@ -7,6 +7,7 @@ use crate::s3::authorize::Access;
 use crate::s3::error::{Code, S3Error};
 use crate::s3::reply::{self, Reply};
 use crate::s3::request::ObjectRef;
+use crate::s3::sse::{self, CustomerKey};
 use crate::s3::xml::Writer;
 use crate::s3::{Call, acl, checksum, copy, headers, object_lock};
 
@@ -17,6 +18,7 @@ pub(crate) async fn create(
 ) -> Result<Reply, S3Error> {
     let asked = &call.head.headers;
     headers::refuse_unsupported(asked)?;
+    let key = CustomerKey::of_object(asked, call.local)?;
     let checksum = wanted_checksum(asked)?;
     let mut metadata = headers::metadata(asked)?;
     metadata.acl = acl::of_write(access, object).await?;
@@ -25,6 +27,7 @@ pub(crate) async fn create(
         metadata,
         checksum,
         initiator: access.caller_id().unwrap_or(ANONYMOUS).into(),
+        seal: key.as_ref().map(|key| key.seal(&call.s3.entropy)),
     };
     let id = access.bucket.create_upload(&object.key, plan).await?;
     let mut page = Writer::document("InitiateMultipartUploadResult");
@@ -32,6 +35,7 @@ pub(crate) async fn create(
     page.leaf("Key", object.key.as_str());
     page.leaf("UploadId", id.as_str());
     let mut reply = reply::xml(page.finish("InitiateMultipartUploadResult"));
+    sse::write_key(reply.headers_mut(), key.as_ref());
     if let Some((algorithm, kind)) = checksum {
         let out = reply.headers_mut();
         let name = HeaderName::from_static("x-amz-checksum-algorithm");

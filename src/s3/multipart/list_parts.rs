@@ -8,7 +8,7 @@ use crate::s3::list::{Owner, display_name};
 use crate::s3::reply::{self, Reply};
 use crate::s3::request::ObjectRef;
 use crate::s3::xml::Writer;
-use crate::s3::{Call, checksum, reserve_bytes};
+use crate::s3::{Call, checksum, reserve_bytes, sse};
 
 pub(crate) async fn list_parts(
     call: &Call<'_>,
@@ -58,7 +58,7 @@ pub(crate) async fn list_parts(
         xml.number("PartNumber", u64::from(part.number));
         xml.time("LastModified", part.modified);
         xml.etag(part.etag.as_str());
-        xml.number("Size", part.size_bytes);
+        xml.number("Size", sse::part_size(part, plan.seal.is_some()));
         if let Some(sum) = &part.checksum {
             xml.leaf(
                 checksum::element_name(sum.algorithm),

@@ -1,6 +1,7 @@
 //! ListMultipartUploads.
 
 use crate::engine::{Bucket, BucketName, UploadId, UploadsPage, UploadsPlan};
+use crate::s3::acl::Acl;
 use crate::s3::error::S3Error;
 use crate::s3::list::{Asked, Owner, display_name};
 use crate::s3::reply::{self, Reply};
@@ -44,7 +45,11 @@ pub(crate) async fn list_uploads(
         xml.leaf("UploadId", upload.id.as_str());
         let initiator = &upload.plan.initiator;
         xml.person("Initiator", initiator, &display_name(call, initiator));
-        xml.person("Owner", &owner.id, &owner.name);
+        // With ACLs an upload has the owner that its object will have.
+        match upload.plan.metadata.acl.as_deref().and_then(Acl::decode) {
+            Some(acl) => xml.person("Owner", &acl.owner, &display_name(call, &acl.owner)),
+            None => xml.person("Owner", &owner.id, &owner.name),
+        }
         xml.leaf("StorageClass", "STANDARD");
         xml.time("Initiated", upload.opened);
         if let Some((algorithm, kind)) = upload.plan.checksum {

@@ -19,7 +19,7 @@ use super::error::S3Error;
 use crate::engine::UploadId;
 
 /// The upload that a request names.
-fn upload_id(call: &Call<'_>) -> UploadId {
+pub(super) fn upload_id(call: &Call<'_>) -> UploadId {
     UploadId::new(call.query.get("uploadId").unwrap_or(""))
 }
 

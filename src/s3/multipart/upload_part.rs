@@ -1,21 +1,18 @@
 //! UploadPart and UploadPartCopy.
 
 use http::StatusCode;
-use md5::{Digest as _, Md5};
 
-use crate::engine::{
-    Bucket, Checksum, ChecksumAlgorithm, ChecksumKind, ETag, ETagMode, Part, Range, Upload, Writer,
-};
+use crate::engine::{Bucket, ChecksumAlgorithm, ETagMode, Part, Range, Upload};
 use crate::limits::{PART_NUMBER_MAX, PUT_BYTES_MAX};
 use crate::s3::authorize::Access;
-use crate::s3::checksum::{self, Hasher};
+use crate::s3::checksum;
 use crate::s3::copy::{self, Source};
 use crate::s3::error::{Code, S3Error};
-use crate::s3::etag::etag;
 use crate::s3::payload::{Digests, Want};
 use crate::s3::range::{self, Asked};
 use crate::s3::reply::{self, Reply};
 use crate::s3::request::ObjectRef;
+use crate::s3::sse::{self, CustomerKey, Sink};
 use crate::s3::versioning::{self, SOURCE_VERSION_ID};
 use crate::s3::xml::Writer as Xml;
 use crate::s3::{Call, headers, put, reserve};
@@ -26,12 +23,14 @@ pub(crate) async fn upload_part(
     object: &ObjectRef,
 ) -> Result<Reply, S3Error> {
     headers::refuse_unsupported(&call.head.headers)?;
+    let key = CustomerKey::of_object(&call.head.headers, call.local)?;
     let id = super::upload_id(&call);
     let number = part_number(&call)?;
     let upload = bucket
         .upload(&object.key, &id)
         .await
         .map_err(|error| super::missing(error, &id))?;
+    sse::check_upload(&upload.plan, key.as_ref())?;
     let algorithm = upload.plan.checksum.map(|(algorithm, _)| algorithm);
     let s3 = call.s3;
     let (mut payload, room) = call
@@ -44,20 +43,28 @@ pub(crate) async fn upload_part(
         .await?;
     put::check_size(&payload)?;
     refuse_other_algorithm(&upload, payload.checksum_algorithm())?;
-    let size_bytes = payload.size_bytes().unwrap_or(0);
-    let _within = s3.quotas.claim(&object.bucket, bucket, size_bytes).await?;
+    let size = payload.size_bytes();
+    let size = size.map(|size| sse::stored_size(size, key.is_some()));
+    let quotas = &s3.quotas;
+    let _within = quotas
+        .claim(&object.bucket, bucket, size.unwrap_or(0))
+        .await?;
     let mut writer = bucket
-        .begin_part(&object.key, &id, number, payload.size_bytes())
+        .begin_part(&object.key, &id, number, size)
         .await
         .map_err(|error| super::missing(error, &id))?;
     writer.set_window(room.bytes());
-    put::append_all(&mut payload, &mut writer).await?;
+    let lock = key.as_ref().zip(upload.plan.seal.as_deref());
+    let mut sink = Sink::new(writer, lock, number, &s3.entropy);
+    put::append_all(&mut payload, &mut sink).await?;
+    let (writer, _) = sink.finish().await?;
     let Digests { md5, checksum, .. } = payload.digests();
     let part = writer
-        .commit_part(etag(md5, &s3.entropy), checksum)
+        .commit_part(sse::etag(lock, md5, &s3.entropy), checksum)
         .await
         .map_err(|error| super::missing(error, &id))?;
     let mut reply = reply::empty(StatusCode::OK);
+    sse::write_key(reply.headers_mut(), key.as_ref());
     headers::write_etag(reply.headers_mut(), part.etag.as_str());
     if let Some(checksum) = &part.checksum {
         headers::write_checksum(reply.headers_mut(), checksum, 0);
@@ -73,12 +80,14 @@ pub(crate) async fn upload_part_copy(
 ) -> Result<Reply, S3Error> {
     let bucket = &access.bucket;
     headers::refuse_unsupported(&call.head.headers)?;
+    let key = CustomerKey::of_object(&call.head.headers, call.local)?;
     let id = super::upload_id(call);
     let number = part_number(call)?;
     let upload = bucket
         .upload(&object.key, &id)
         .await
         .map_err(|error| super::missing(error, &id))?;
+    sse::check_upload(&upload.plan, key.as_ref())?;
     let mut source = copy::source(call, access).await?;
     let source_version = source.reader.entry().version.clone();
     let source_bucket = source.bucket.clone();
@@ -88,63 +97,40 @@ pub(crate) async fn upload_part_copy(
     if source.range.size_bytes > PUT_BYTES_MAX {
         return Err(Code::EntityTooLarge.into());
     }
+    let size = sse::stored_size(source.range.size_bytes, key.is_some());
     let quotas = &call.s3.quotas;
-    let _within = quotas
-        .claim(&object.bucket, bucket, source.range.size_bytes)
-        .await?;
+    let _within = quotas.claim(&object.bucket, bucket, size).await?;
     let mut writer = bucket
-        .begin_part(&object.key, &id, number, Some(source.range.size_bytes))
+        .begin_part(&object.key, &id, number, Some(size))
         .await
         .map_err(|error| super::missing(error, &id))?;
     let algorithm = upload.plan.checksum.map(|(algorithm, _)| algorithm);
     let etags = call.s3.etags.of_bucket(&object.bucket, bucket).await?;
     let is_fast = etags == ETagMode::Fast;
-    let (etag, checksum) = if is_fast && algorithm.is_none() {
+    let is_plain = key.is_none() && !source.is_sealed();
+    let (etag, checksum) = if is_fast && algorithm.is_none() && is_plain {
         let Source { reader, range, .. } = source;
-        writer.append_from(reader, range).await?;
-        (etag(None, &call.s3.entropy), None)
+        writer.append_from(reader.into_stored(), range).await?;
+        (sse::etag(None, None, &call.s3.entropy), None)
     } else {
-        hash_and_append(call, source, &mut writer, algorithm).await?
+        let room = reserve(call.s3, source.range.size_bytes).await?;
+        writer.set_window(room.bytes());
+        let lock = key.as_ref().zip(upload.plan.seal.as_deref());
+        let mut sink = Sink::new(writer, lock, number, &call.s3.entropy);
+        let digests = copy::stream(source, &mut sink, room.bytes(), !is_fast, algorithm).await?;
+        (writer, _) = sink.finish().await?;
+        let etag = sse::etag(lock, digests.md5, &call.s3.entropy);
+        (etag, digests.checksum)
     };
     let part = writer
         .commit_part(etag, checksum)
         .await
         .map_err(|error| super::missing(error, &id))?;
     let mut reply = reply::xml(copy_result(&part));
+    sse::write_key(reply.headers_mut(), key.as_ref());
     let headers = reply.headers_mut();
     versioning::write_id(headers, SOURCE_VERSION_ID, &source_bucket, &source_version).await?;
     Ok(reply)
-}
-
-/// The part's MD5 is needed for the object's ETag, so its bytes pass through here.
-async fn hash_and_append(
-    call: &Call<'_>,
-    source: Source,
-    writer: &mut Writer,
-    algorithm: Option<ChecksumAlgorithm>,
-) -> Result<(ETag, Option<Checksum>), S3Error> {
-    let room = reserve(call.s3, source.range.size_bytes).await?;
-    writer.set_window(room.bytes());
-    let mut md5 = Md5::new();
-    let mut hasher = algorithm.map(Hasher::new);
-    if source.range.size_bytes > 0 {
-        let mut bytes = source.reader.read(source.range);
-        bytes.set_window(room.bytes());
-        while let Some(piece) = bytes.next().await {
-            let piece = piece?;
-            md5.update(&piece);
-            if let Some(hasher) = &mut hasher {
-                hasher.update(&piece);
-            }
-            writer.append(piece).await?;
-        }
-    }
-    let checksum = hasher.map(|hasher| Checksum {
-        algorithm: hasher.algorithm(),
-        kind: ChecksumKind::FullObject,
-        digest: hasher.finalize(),
-    });
-    Ok((ETag::from_md5(md5.finalize().into()), checksum))
 }
 
 fn copy_result(part: &Part) -> String {
