@@ -233,8 +233,10 @@ async fn answer<A: App>(
         Err(error) => (service.app.refuse(&error, &head), true),
     };
     // A client whose body was not wanted must not take the next reply for the answer to it, and
-    // botocore mixes up replies on a connection that gave it a final one instead of 100.
-    if !http2 && (refused || never_continued || call.pace.body_left()) {
+    // botocore mixes up replies on a connection that gave it a final one instead of 100. And no
+    // further request may be sent to a server that stops: nobody would answer it.
+    let ends = refused || never_continued || call.pace.body_left() || call.pace.is_stopping();
+    if !http2 && ends {
         let close = HeaderValue::from_static("close");
         reply.headers_mut().insert(header::CONNECTION, close);
     }

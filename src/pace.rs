@@ -47,6 +47,8 @@ pub struct Pace {
     http2: Cell<bool>,
     /// A request has come on this connection.
     begun: Cell<bool>,
+    /// A stop has been ordered for long enough that what clients had sent is here.
+    rested: Cell<bool>,
     in_flight: Cell<u32>,
     /// Bytes of a head have come, the head is not complete (or: the TLS handshake is not).
     head_open: Cell<bool>,
@@ -95,6 +97,7 @@ impl Pace {
             limits,
             http2: Cell::new(false),
             begun: Cell::new(false),
+            rested: Cell::new(false),
             in_flight: Cell::new(0),
             head_open: Cell::new(false),
             head_ticks: Cell::new(0),
@@ -252,9 +255,21 @@ impl Pace {
     }
 
     /// Whether a connection that is told to stop should begin to: one that was just accepted
-    /// answers its first request before.
+    /// answers its first request before, and one of HTTP/1 what was on its way to it (HTTP/2 tells
+    /// its peer first).
     pub fn may_stop(&self) -> bool {
-        self.begun.get()
+        self.begun.get() && (self.rested.get() || self.http2.get())
+    }
+
+    /// Whether the connection ends with the reply that is made now.
+    pub fn is_stopping(&self) -> bool {
+        self.order.get() == Order::Stop
+    }
+
+    /// Nothing that was sent before the stop can still be on its way.
+    pub fn rest(&self) {
+        self.rested.set(true);
+        self.order(self.order.get());
     }
 
     /// Runs `work` to its end, or gives up when the connection is told to close.

@@ -195,6 +195,9 @@ async fn finish(
     mut phase: watch::Receiver<Phase>,
     mut second: tokio::time::Interval,
 ) {
+    let rested = tokio::time::sleep(REST);
+    let mut rested = std::pin::pin!(rested);
+    let mut has_rested = false;
     loop {
         let until = match *phase.borrow_and_update() {
             Phase::Serving => None,
@@ -212,6 +215,10 @@ async fn finish(
         tokio::select! {
             () = connections.ended.notified() => {}
             _ = second.tick() => connections.tick(),
+            () = &mut rested, if !has_rested => {
+                has_rested = true;
+                connections.rest();
+            }
             _ = sleep_until(until), if until.is_some() => {}
         }
     }
@@ -285,6 +292,12 @@ impl Connections {
             pace.order(order);
         }
     }
+
+    fn rest(&self) {
+        for pace in self.paces.borrow().iter() {
+            pace.rest();
+        }
+    }
 }
 
 /// One connection's entry in the list; its end is announced.
@@ -320,6 +333,9 @@ impl Drop for OpenGuard {
     }
 }
 
+/// How long idle connections stay open at a stop, for requests that were sent before their clients
+/// could know of it.
+const REST: Duration = Duration::from_millis(200);
 /// How long a shard waits for what goes on after its connections.
 const SETTLE_MAX: Duration = Duration::from_secs(10);
 /// How long the end of the process waits for calls that block.

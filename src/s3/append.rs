@@ -76,6 +76,7 @@ pub(super) async fn object(
     base: Reader,
     asked: &Precondition,
 ) -> Result<Reply, S3Error> {
+    refuse_dropped(&call.head.headers)?;
     let old = Entry::clone(base.entry());
     asked.check(Some(&old))?;
     let s3 = call.s3;
@@ -127,6 +128,19 @@ pub(super) async fn object(
     }
     out.insert("x-amz-object-size", HeaderValue::from(entry.size_bytes));
     Ok(reply)
+}
+
+/// An object that is appended to keeps its tags, its ACL and its lock: what asks for others is not
+/// silently left out.
+fn refuse_dropped(headers: &HeaderMap) -> Result<(), S3Error> {
+    let dropped = headers.keys().map(|name| name.as_str()).find(|name| {
+        matches!(*name, "x-amz-tagging" | "x-amz-acl")
+            || name.starts_with("x-amz-grant-")
+            || name.starts_with("x-amz-object-lock-")
+    });
+    let Some(name) = dropped else { return Ok(()) };
+    let message = format!("An append leaves this as it is: send it without {name}.");
+    Err(S3Error::with_message(Code::InvalidRequest, message).detail("Header", name))
 }
 
 /// The checksum of the whole, where those of both halves say it.

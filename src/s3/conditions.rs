@@ -67,6 +67,11 @@ impl ReadConditions {
         self.holds_for_nothing() && self.if_none_match.is_none()
     }
 
+    /// `If-None-Match: *` alone, which asks about no content.
+    pub(super) fn is_absence(&self) -> bool {
+        self.holds_for_nothing() && matches!(self.if_none_match, Some(Condition::Any))
+    }
+
     /// Whether they hold where there is no entry.
     pub(super) fn holds_for_nothing(&self) -> bool {
         self.if_match.is_none()

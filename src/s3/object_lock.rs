@@ -188,6 +188,10 @@ async fn set(
         LockChange::Retention(_) => "s3:PutObjectRetention",
         LockChange::LegalHold(_) => "s3:PutObjectLegalHold",
     };
+    // Only what the body says counts: what the request's own headers say changes no lock.
+    for name in [MODE, UNTIL, LEGAL_HOLD] {
+        asked.headers.remove(name);
+    }
     asked.headers.extend(says);
     let saying = authorize::enter(s3, &who, &asked, local, &access.name).await?;
     saying.require(action, Some(&object.key)).await?;

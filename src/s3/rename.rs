@@ -9,7 +9,7 @@ use super::error::{Code, S3Error};
 use super::reply::{self, Reply};
 use super::request::{self, ObjectRef};
 use super::{Call, headers, versioning};
-use crate::engine::{Bucket, Condition, ETag, EngineError, ObjectKey, Precondition, RenamePlan};
+use crate::engine::{Condition, ETag, EngineError, ObjectKey, Precondition, RenamePlan};
 
 const SOURCE: &str = "x-amz-rename-source";
 
@@ -34,11 +34,13 @@ pub(super) async fn object(
         ));
     }
     let plan = RenamePlan {
-        source: of_source(access, &source, asked).await?,
-        target: of_target(bucket, &object.key, asked).await?,
+        source: of_source(access, &source, object, asked).await?,
+        target: of_target(access, &object.key, asked).await?,
     };
     let renamed = bucket.rename(&source.key, &object.key, plan).await;
     renamed.map_err(|error| versioning::missing(error, &source, None))?;
+    // What had the new key is gone.
+    call.s3.quotas.has_shrunk(&object.bucket);
     Ok(reply::empty(StatusCode::OK))
 }
 
@@ -66,18 +68,28 @@ fn source(headers: &HeaderMap, target: &ObjectRef) -> Result<ObjectRef, S3Error>
 async fn of_source(
     access: &Access<'_>,
     source: &ObjectRef,
+    target: &ObjectRef,
     headers: &HeaderMap,
 ) -> Result<Precondition, S3Error> {
     let found = access.bucket.head(&source.key).await;
     let found = found.map_err(|error| versioning::missing(error, source, None));
     let entry = access.hide_missing(&source.key, found).await?;
+    // Policies decide by tags: they go to another key only with the permission that a copy needs.
+    if !entry.metadata.tags.is_empty() {
+        for (action, key) in [
+            ("s3:GetObjectTagging", &source.key),
+            ("s3:PutObjectTagging", &target.key),
+        ] {
+            access.require(action, Some(key)).await?;
+        }
+    }
     ReadConditions::of_rename_source(headers).check_source(&entry)?;
     Ok(matching(&entry.etag))
 }
 
 /// Likewise for what has the new key now.
 async fn of_target(
-    bucket: &Bucket,
+    access: &Access<'_>,
     key: &ObjectKey,
     headers: &HeaderMap,
 ) -> Result<Precondition, S3Error> {
@@ -85,7 +97,11 @@ async fn of_target(
     if conditions.is_empty() {
         return Ok(Precondition::default());
     }
-    match bucket.head(key).await {
+    // All conditions but that nothing is there ask about what is.
+    if !conditions.is_absence() {
+        access.require("s3:GetObject", Some(key)).await?;
+    }
+    match access.bucket.head(key).await {
         Ok(entry) => match conditions.judge(&entry) {
             Verdict::Go => Ok(matching(&entry.etag)),
             Verdict::NotModified => Err(Code::PreconditionFailed.into()),

@@ -275,7 +275,7 @@ def test_any_region_and_a_named_us_east_1_are_accepted(rooted):
 @pytest.mark.parametrize("header, code", [
     ("x-amz-server-side-encryption", "InvalidArgument"),
     ("x-amz-server-side-encryption-aws-kms-key-id", "InvalidArgument"),
-    ("x-amz-server-side-encryption-customer-key", "InvalidRequest"),
+    ("x-amz-server-side-encryption-customer-key", "InvalidArgument"),
 ])
 def test_reads_that_speak_of_encryption_are_refused(site, header, code):
     site.put("k", b"data")

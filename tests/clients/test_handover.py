@@ -77,6 +77,35 @@ def test_a_restart_under_load_refuses_no_connection_and_fails_no_request(tmp_pat
     assert len(counts) == CONNECTIONS and all(count > 3 for count in counts), counts
 
 
+def test_what_was_sent_before_the_stop_is_answered_on_connections_that_were_kept(tmp_path):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "k").write_bytes(b"x" * 100)
+    manager = Manager(tmp_path)
+    manager.start()
+    ask = b"GET /data/k HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n"
+    kept = [socket.create_connection(("127.0.0.1", manager.port), 20) for _ in range(16)]
+    streams = [connection.makefile("rb") for connection in kept]
+    for connection, stream in zip(kept, streams):
+        connection.sendall(ask)
+        assert reply(stream) == (b"HTTP/1.1 200 OK", False)
+    for connection in kept:
+        connection.sendall(ask)
+    manager.stop()
+    for connection, stream in zip(kept, streams):
+        # Told to send no more, unless it was answered before the stop; then closed.
+        assert reply(stream)[0] == b"HTTP/1.1 200 OK" and stream.read() == b""
+        connection.close()
+
+
+def reply(stream):
+    """The status line of a reply of 100 bytes, and whether it says that the connection ends."""
+    status, closes = stream.readline().strip(), False
+    while (line := stream.readline()) not in (b"\r\n", b""):
+        closes |= line.lower().strip() == b"connection: close"
+    assert len(stream.read(100)) == 100
+    return status, closes
+
+
 def client(port, stop, failures, counts):
     """GETs on one connection for as long as the server keeps it, then on the next."""
     count = 0

@@ -9,6 +9,7 @@ import urllib.request
 import pytest
 
 import test_boto3_objects
+import test_sse_c
 
 # One case waits for several short days; nothing here depends on how short they are.
 WAIT_SECONDS_MAX = 30
@@ -163,6 +164,7 @@ def test_what_rules_end_is_removed_and_nothing_else(short):
         tags = "k=v" if key == "tagged" else ""
         body = b"x" * (5000 if key == "big" else 5)
         s3.put_object(Bucket="demo", Key=key, Body=body, Tagging=tags)
+    s3.put_object(Bucket="demo", Key="log/sealed", Body=b"s", **test_sse_c.sse())
     uploads = {key: s3.create_multipart_upload(Bucket="demo", Key=key)["UploadId"]
                for key in ("up/a", "keep/b")}
     put(s3, rule("logs", "log/", Expiration={"Days": 1}),
@@ -178,7 +180,7 @@ def test_what_rules_end_is_removed_and_nothing_else(short):
     # An object that is put again is a new one.
     s3.put_object(Bucket="demo", Key="log/a", Body=b"again")
     until(lambda: keys(s3) == ["keep/a", "up/other"], "what was put again stays")
-    assert removed(server) == {"expired": 5, "noncurrent": 0, "marker": 0, "upload": 1}
+    assert removed(server) == {"expired": 6, "noncurrent": 0, "marker": 0, "upload": 1}
     s3.delete_bucket_lifecycle(Bucket="demo")
     s3.put_object(Bucket="demo", Key="log/a", Body=b"stays")
     time.sleep(STAY_SECONDS)

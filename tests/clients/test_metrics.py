@@ -161,6 +161,8 @@ def test_both_formats_hold_the_same_and_every_documented_name(scraped):
     documentation = (REPOSITORY / "docs" / "operations.md").read_text()
     documentation = documentation.split("## Metrics")[1].split("\n## ")[0]
     documented = set(re.findall(r"`((?:lobos|process)_[a-z0-9_]+)`", documentation))
+    # Those of a drive are there where SPDK drives one.
+    documented = {name for name in documented if not name.startswith("lobos_spdk_")}
     names = {f.name + "_total" * (f.type == "counter") for f in plain}
     assert names == documented
 

@@ -242,6 +242,26 @@ def test_policies_can_ask_how_long(locked):
     locked.bob.put_object_retention(**target, Retention=retention(until=soon))
 
 
+def test_headers_of_a_request_do_not_pass_for_what_its_body_says(locked):
+    version = locked.put("k", **headers())
+    target = {"Bucket": "demo", "Key": "k", "VersionId": version}
+    locked.ann.put_bucket_policy(Bucket="demo", Policy=json.dumps({
+        "Version": "2012-10-17", "Statement": [{
+            "Effect": "Allow", "Principal": {"AWS": "id-bob"}, "Resource": "arn:aws:s3:::demo/*",
+            "Action": ["s3:PutObjectRetention", "s3:BypassGovernanceRetention"],
+            "Condition": {"StringEquals": {"s3:object-lock-mode": "COMPLIANCE"}}}]}))
+
+    def lie(request, **_):
+        request.headers["x-amz-object-lock-mode"] = "COMPLIANCE"
+        request.headers["x-amz-object-lock-retain-until-date"] = FARTHER.isoformat()
+
+    events = locked.bob.meta.events
+    events.register("before-sign.s3.PutObjectRetention", lie)
+    assert refused(locked.bob.put_object_retention, **target, Retention={},
+                   BypassGovernanceRetention=True) == DENIED
+    assert locked.ann.get_object_retention(**target)["Retention"] == retention()
+
+
 def test_sec_lock_fail_open_a_lock_that_cannot_be_read_lets_nothing_go(locked):
     versions = [locked.put("k", **headers("COMPLIANCE")) for _ in range(2)]
     old = next((locked.directory / ".lobos" / "versions").rglob("v" + versions[0]))

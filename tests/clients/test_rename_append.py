@@ -1,8 +1,11 @@
 """RenameObject, and PutObject at an offset, through boto3."""
 
+import json
+import os
 import threading
 from urllib.parse import quote
 
+import pytest
 from botocore.exceptions import ClientError
 
 from test_sse_c import refused, sse
@@ -106,6 +109,64 @@ def test_what_cannot_be_appended_to_is_said(site):
         assert refused(append, site=site, key=key, body=b"x", offset=size, **more) == (
             501, "NotImplemented"), key
     assert site.read("plain") == b"plain"
+
+
+def test_an_append_that_asks_for_what_it_leaves_alone_is_refused(site):
+    site.put("k", b"one")
+    for more in ({"Tagging": "a=b"}, {"ACL": "private"},
+                 {"ObjectLockLegalHoldStatus": "ON"}):
+        assert refused(append, site=site, key="k", body=b"x", offset=3, **more)[0] == 400, more
+    assert site.read("k") == b"one"
+
+
+@pytest.fixture
+def shared(start, tmp_path):
+    """What a bucket of ann's is to bob, by a policy of allowed actions under prefixes."""
+    config = '[server]\nlisten = "127.0.0.1:0"\n[filesystem]\nroot = "buckets"\n'
+    for name in ("ann", "bob"):
+        config += f'[[auth.user]]\nname = "{name}"\n'
+        config += f'access_key = "{name}accesskey"\nsecret_key = "secret-of-{name}"\n'
+    (tmp_path / "lobos.cfg").write_text(config)
+    server = start("-c", tmp_path / "lobos.cfg")
+    ann, bob = (server.client(access_key=f"{name}accesskey", secret_key=f"secret-of-{name}")
+                for name in ("ann", "bob"))
+    ann.create_bucket(Bucket="demo")
+    statements = [{"Effect": "Allow", "Principal": {"AWS": "bob"}, "Action": actions,
+                   "Resource": f"arn:aws:s3:::demo/{prefix}*"} for prefix, actions in (
+        ("own/", ["s3:GetObject", "s3:PutObject", "s3:DeleteObject"]),
+        ("secret/", ["s3:PutObject"]))]
+    ann.put_bucket_policy(Bucket="demo", Policy=json.dumps(
+        {"Version": "2012-10-17", "Statement": statements}))
+    return ann, bob
+
+
+def test_renames_and_appends_tell_and_give_nothing_beyond_permissions(shared):
+    ann, bob = shared
+    secret = ann.put_object(Bucket="demo", Key="secret/k", Body=b"hidden")["ETag"]
+    ann.put_object(Bucket="demo", Key="own/tagged", Body=b"x", Tagging="role=admin")
+    bob.put_object(Bucket="demo", Key="own/a", Body=b"mine")
+    denied = (403, "AccessDenied")
+    for offset in (0, 5, 6):
+        for key in ("secret/k", "secret/none"):
+            assert refused(bob.put_object, Bucket="demo", Key=key, Body=b"",
+                           WriteOffsetBytes=offset) == denied, (key, offset)
+    for conditions in ({"DestinationIfMatch": secret}, {"DestinationIfMatch": '"other"'},
+                       {"DestinationIfNoneMatch": secret}):
+        assert refused(bob.rename_object, Bucket="demo", Key="secret/k", RenameSource="own/a",
+                       **conditions) == denied, conditions
+    assert refused(bob.rename_object, Bucket="demo", Key="own/b",
+                   RenameSource="own/tagged") == denied
+    bob.rename_object(Bucket="demo", Key="secret/new", RenameSource="own/a",
+                      DestinationIfNoneMatch="*")
+    assert ann.get_object(Bucket="demo", Key="secret/new")["Body"].read() == b"mine"
+
+
+def test_two_names_of_one_file_are_no_rename(site):
+    site.plain_files()
+    site.put("a", b"data")
+    os.link(site.directory / "a", site.directory / "b")
+    assert refused(rename, site=site, source="a", key="b")[0] == 501
+    assert site.keys() == ["a", "b"]
 
 
 def test_of_racing_appends_at_one_place_one_succeeds(site):

@@ -150,7 +150,8 @@ fn precondition_of(entry: &Entry) -> Precondition {
     Precondition {
         if_match: Some(Condition::OneOf(vec![entry.etag.clone()])),
         if_modified_at: Some(entry.modified),
-        if_size_bytes: Some(entry.size_bytes),
+        // Conditions are about what clients see, also of what is encrypted.
+        if_size_bytes: Some(entry.plain_bytes()),
         ..Precondition::default()
     }
 }

@@ -356,9 +356,14 @@ impl Core {
         self.checkpoint_blocks() + (size / 64).min((64 << 20) / BLOCK)
     }
 
-    /// Refuses a delete that adds to the index where that would cost the next checkpoint its room.
-    /// Upholds I10.
+    /// Refuses a delete that adds to the index where that would cost the next checkpoint its room
+    /// (upholds I10), or where the index has no memory left.
     pub(super) fn check_room_for_marker(&self) -> Result<(), EngineError> {
+        if self.index_bytes() >= self.index_bytes_max {
+            return Err(EngineError::IndexFull {
+                budget_bytes: self.index_bytes_max,
+            });
+        }
         let free = self.space.free_blocks() + self.space.held_blocks();
         match free > self.checkpoint_blocks() {
             true => Ok(()),

@@ -17,7 +17,7 @@ impl BlobBucket {
         to: &ObjectKey,
         plan: RenamePlan,
     ) -> Result<(), EngineError> {
-        let bucket = Arc::clone(&self.state);
+        let (core, bucket) = (Arc::clone(&self.core), Arc::clone(&self.state));
         let (source, target) = (self.object_item(from), self.object_item(to));
         self.core
             .commit(Class::Write, None, move |turn| {
@@ -36,6 +36,10 @@ impl BlobBucket {
                     &plain_entry(&stored),
                     there.as_ref().map(plain_entry).as_ref(),
                 )?;
+                // A shorter key than before adds nothing to the index.
+                if target.key.len() > source.key.len() {
+                    core.check_index_room(&bucket, target.table, &target.key)?;
+                }
                 let is_fresh = false;
                 let change = Change::Put { is_fresh, value };
                 turn.change(Some(&bucket), target, change, stored.allocations());

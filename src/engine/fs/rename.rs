@@ -99,6 +99,10 @@ impl FsBucket {
             if now.node() != top.pinned.stat.node() {
                 return Err(EngineError::Busy);
             }
+            // rename(2) of two names of one file says it worked, and leaves both.
+            if files::stat_at(&dir, split(&spot.path).1).is_ok_and(|it| it.node() == now.node()) {
+                return Err(cannot("both keys are names of one file"));
+            }
             match files::rename(&old_dir, name, &dir, split(&spot.path).1) {
                 Ok(()) => {
                     if place == Place::Tree {

@@ -46,9 +46,10 @@ pub(super) fn further(
         .map(|(_, action)| *action)
 }
 
-/// The content of an object is asked about by `If-Match`.
-const FURTHER: [(&str, &str); 5] = [
+/// The content of an object is asked about by `If-Match`, and by an append: its size, its checksum.
+const FURTHER: [(&str, &str); 6] = [
     ("if-match", "s3:GetObject"),
+    ("x-amz-write-offset-bytes", "s3:GetObject"),
     ("x-amz-tagging", "s3:PutObjectTagging"),
     ("x-amz-object-lock-mode", "s3:PutObjectRetention"),
     (
