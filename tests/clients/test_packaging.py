@@ -51,6 +51,13 @@ def test_the_service_is_hardened(units):
     assert done.returncode == 0, done.stdout[-300:]
 
 
+def test_the_service_is_handed_the_file_that_the_documentation_installs():
+    unit = (UNITS / "lobos.service").read_text()
+    name, file = re.search(r"^LoadCredential=([^:\n]+):(.+)$", unit, re.M).groups()
+    assert re.search(rf"^ExecStart=\S+ -c %d/{re.escape(name)}$", unit, re.M)
+    assert f" {file} " in (REPOSITORY / "docs" / "operations.md").read_text()
+
+
 def test_the_image_works_as_any_user():
     """What the Dockerfile sets, without Docker: directories that anybody may write to, a user that
     nobody knows, no home."""
