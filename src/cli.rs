@@ -11,6 +11,7 @@ use std::process::ExitCode;
 
 use clap::builder::Resettable;
 use clap::{ArgAction, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
+use zeroize::Zeroizing;
 
 use crate::banner;
 use crate::clock::{Clock, Entropy};
@@ -293,14 +294,18 @@ fn check_config(path: &Path) -> Done {
     for warning in &config.warnings {
         eprintln!("Warning: {warning}");
     }
-    println!("{}: ok", path.display());
+    ctl::emit(&format!("{}: ok\n", path.display()));
     Ok(ExitCode::SUCCESS)
 }
 
 fn keygen() -> Done {
     let keys = KeyPair::generate(&Entropy::system());
-    println!("access_key = \"{}\"", keys.access_key);
-    println!("secret_key = \"{}\"", keys.secret_key.reveal());
+    let lines = Zeroizing::new(format!(
+        "access_key = \"{}\"\nsecret_key = \"{}\"\n",
+        keys.access_key,
+        keys.secret_key.reveal()
+    ));
+    ctl::emit(&lines);
     Ok(ExitCode::SUCCESS)
 }
 
@@ -320,7 +325,7 @@ fn credentials(asked: Credentials) -> Done {
         },
         None => StateDir::find(server.state_dir.as_deref(), &places())?.existing_keys()?,
     };
-    print!("{}", banner::exports(Some(&keys), None, &server.region));
+    ctl::emit(&banner::exports(Some(&keys), None, &server.region));
     Ok(ExitCode::SUCCESS)
 }
 

@@ -18,6 +18,8 @@ use std::time::Duration;
 use clap::{Args, Subcommand};
 use tokio::runtime::{Builder, LocalOptions};
 
+pub(crate) use show::emit;
+
 use crate::config::Listen;
 
 /// What `lobos ctl` is told.
@@ -275,7 +277,10 @@ fn told(status: &tonic::Status) -> String {
 pub fn run(asked: Ctl, mut whole: clap::Command) -> ExitCode {
     match asked.command {
         Command::Completions { shell } => {
-            clap_complete::generate(shell, &mut whole, "lobos", &mut std::io::stdout());
+            // Made in memory: clap panics where it cannot write, and a reader may go away.
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut whole, "lobos", &mut script);
+            emit(&String::from_utf8_lossy(&script));
             return ExitCode::SUCCESS;
         }
         Command::Man { directory } => return ended(manual(whole, &directory)),

@@ -1,6 +1,7 @@
 //! What is printed: JSON, or the same values as a table or as lines.
 
 use std::fmt::Write as _;
+use std::io::{self, Write as _};
 
 use prost_types::{Duration as ProtoDuration, Timestamp};
 use serde_json::{Map, Value, json};
@@ -16,17 +17,21 @@ pub(super) fn print(json: bool, value: &Value, human: impl FnOnce(&Value) -> Str
     emit(&text);
 }
 
-/// Writes to standard output; a reader that went away ends the program as a pipe's writer ends.
-pub(super) fn emit(text: &str) {
-    use std::io::Write as _;
-    let mut out = std::io::stdout();
-    if out
-        .write_all(text.as_bytes())
-        .and_then(|()| out.flush())
-        .is_err()
-    {
+/// Writes to standard output, or ends the program: well if the reader went away, since it has what
+/// it wanted, and with an error otherwise, since what was asked for is lost.
+pub(crate) fn emit(text: &str) {
+    let mut out = io::stdout();
+    let written = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+    let Err(error) = written else { return };
+    if error.kind() == io::ErrorKind::BrokenPipe {
         std::process::exit(0);
     }
+    // Nobody is left to tell if that fails too.
+    let _ = writeln!(
+        io::stderr(),
+        "Error: cannot write to standard output: {error}"
+    );
+    std::process::exit(1);
 }
 
 /// A row for each object of a list; `columns` names the fields in order.

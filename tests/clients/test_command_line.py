@@ -376,6 +376,24 @@ def test_the_root_user_of_other_servers_is_accepted(start, tmp_path):
     assert [bucket["Name"] for bucket in s3.list_buckets()["Buckets"]] == ["demo"]
 
 
+@pytest.mark.parametrize("words", [["keygen"], ["ctl", "completions", "bash"]])
+def test_what_cannot_be_written_is_an_error_and_a_reader_that_leaves_is_none(words):
+    def ended(stdout):
+        done = subprocess.run([BINARY, *words], stdout=stdout, stderr=subprocess.PIPE, text=True,
+                              timeout=30)
+        return done.returncode, done.stderr
+
+    with open("/dev/full", "w") as full:
+        status, error = ended(full)
+    assert status == 1 and error.startswith("Error: cannot write to standard output: "), error
+    reader, writer = os.pipe()
+    os.close(reader)
+    try:
+        assert ended(writer) == (0, "")
+    finally:
+        os.close(writer)
+
+
 TWINS = ("LOBOS_CONFIG", "LOBOS_BUCKETS", "LOBOS_ROOT", "LOBOS_LISTEN", "LOBOS_DOMAIN",
          "LOBOS_AUTH", "LOBOS_REGION", "LOBOS_DURABILITY", "LOBOS_THREADS", "LOBOS_STATE_DIR",
          "LOBOS_LOG", "LOBOS_ROOT_USER", "LOBOS_ROOT_PASSWORD", "MINIO_ROOT_USER",
