@@ -67,6 +67,7 @@ fn build_user(
         .name
         .or(default_name.map(Into::into))
         .ok_or_else(|| lacks("name"))?;
+    listable(key, "name", &name)?;
     let access_key = raw.access_key.ok_or_else(|| lacks("access_key"))?;
     let (secret_key, of_secret) = match (raw.secret_key, raw.secret_key_file) {
         (Some(secret), None) => (secret, "secret_key"),
@@ -95,11 +96,7 @@ fn build_user(
         )));
     }
     let id = raw.id.unwrap_or_else(|| name.clone());
-    if name.is_empty() || id.is_empty() {
-        return Err(ConfigError::Invalid(format!(
-            "`{key}` has an empty name or id"
-        )));
-    }
+    listable(key, "id", &id)?;
     let policy = match raw.policy {
         None => None,
         Some(_) if default_name.is_some() => {
@@ -116,6 +113,21 @@ fn build_user(
         secret_key,
         policy,
     })
+}
+
+/// Names and ids of owners stand in listings, and XML cannot carry every character.
+fn listable(key: &str, what: &str, text: &str) -> Result<(), ConfigError> {
+    if text.is_empty() {
+        return Err(ConfigError::Invalid(format!("`{key}.{what}` is empty")));
+    }
+    let is_wrong = |c: char| c.is_control() || matches!(c, '\u{fffe}' | '\u{ffff}');
+    match text.chars().find(|c| is_wrong(*c)) {
+        Some(wrong) => Err(ConfigError::Invalid(format!(
+            "`{key}.{what}` holds the character U+{:04X}, which listings cannot carry",
+            u32::from(wrong)
+        ))),
+        None => Ok(()),
+    }
 }
 
 /// A ready-made policy by its name, or the one in a file.
@@ -173,4 +185,31 @@ pub(super) fn exposed(file: &Path) -> Option<String> {
             file.display()
         )
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_and_ids_that_no_listing_can_carry_are_refused_with_their_key() {
+        let built = |name: &str, id: Option<&str>| {
+            let raw = raw::User {
+                name: Some(name.into()),
+                id: id.map(Into::into),
+                access_key: Some("annskey".into()),
+                secret_key: Some(SecretText::new("the-secret-of-ann".to_owned())),
+                ..raw::User::default()
+            };
+            build_user("auth.user[1]", None, raw, Path::new("/")).map_err(|e| e.to_string())
+        };
+        assert!(built("Änn Ö. <&>", Some("id of ann")).is_ok());
+        for wrong in ["", "a\u{1}", "a\nb", "\u{7f}", "\u{ffff}"] {
+            let error = built(wrong, None).unwrap_err();
+            assert!(error.contains("`auth.user[1].name`"), "{error}");
+            assert!(!error.contains('\u{1}'), "{error:?}");
+            let error = built("ann", Some(wrong)).unwrap_err();
+            assert!(error.contains("`auth.user[1].id`"), "{error}");
+        }
+    }
 }
