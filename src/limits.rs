@@ -96,7 +96,9 @@ pub const USERS_FILE_BYTES_MAX: usize = 32 << 20;
 /// One message that is sent to the control plane.
 pub const CONTROL_MESSAGE_BYTES_MAX: usize = 1 << 20;
 /// Connections to the control plane of callers that may use it, and of those that may not (yet).
-pub const CONTROL_CONNECTIONS_MAX: usize = 64;
+/// The first is twice [`TRACE_WATCHERS_MAX`]: as many open traces as there may be must not keep out
+/// the one who wants to look at the server, or to end it.
+pub const CONTROL_CONNECTIONS_MAX: usize = 128;
 pub const CONTROL_STRANGERS_MAX: usize = 16;
 /// Events of the trace that wait for the control plane.
 pub const TRACE_QUEUE_MAX: usize = 4096;
@@ -107,3 +109,4 @@ pub const TRACE_EVENTS_MAX: usize = 1024;
 const _: () = assert!(REQUEST_WINDOW_BYTES_MIN < REQUEST_WINDOW_BYTES);
 const _: () = assert!(PUT_BYTES_MAX <= OBJECT_BYTES_MAX);
 const _: () = assert!(HEAD_BYTES_MAX < CONN_BUFFER_BYTES_MAX);
+const _: () = assert!(TRACE_WATCHERS_MAX < CONTROL_CONNECTIONS_MAX);

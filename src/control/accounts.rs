@@ -4,7 +4,7 @@
 //! file's stamp twice a second.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, TryLockError};
 
 use arc_swap::ArcSwap;
 
@@ -110,15 +110,17 @@ impl Accounts {
     }
 
     /// Publishes what another process wrote, if it did. Cheap if it did not. While the file
-    /// cannot be trusted no stored user is let in.
-    pub fn refresh(&self) {
-        // An edit of this process that is under way publishes its own result.
-        let Ok(mut seen) = self.seen.try_lock() else {
-            return;
+    /// cannot be trusted no stored user is let in, and the error says what is wrong with it.
+    pub fn refresh(&self) -> Result<(), String> {
+        let mut seen = match self.seen.try_lock() {
+            Ok(seen) => seen,
+            Err(TryLockError::Poisoned(seen)) => seen.into_inner(),
+            // An edit of this process that is under way publishes its own result.
+            Err(TryLockError::WouldBlock) => return Ok(()),
         };
         let stamp = self.file.stamp();
         if seen.trouble.is_none() && matches!(&stamp, Ok(stamp) if *stamp == seen.stamp) {
-            return;
+            return Ok(());
         }
         match self.file.read() {
             Ok((users, stamp)) => {
@@ -128,6 +130,7 @@ impl Accounts {
                     stamp,
                     trouble: None,
                 };
+                Ok(())
             }
             Err(error) => {
                 let trouble = error.to_string();
@@ -135,7 +138,8 @@ impl Accounts {
                     tracing::error!("the stored users are locked out: {trouble}");
                     self.publish(&[]);
                 }
-                seen.trouble = Some(trouble);
+                seen.trouble = Some(trouble.clone());
+                Err(trouble)
             }
         }
     }
@@ -519,21 +523,25 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let (here, there) = (open(dir.path()), open(dir.path()));
         let pair = there.add("ann", StoredPolicy::None).unwrap();
-        here.refresh();
+        here.refresh().unwrap();
         assert!(is_let_in(&here, &pair.access_key));
         let whole = std::fs::read(dir.path().join("users.json")).unwrap();
         std::fs::write(dir.path().join("users.json"), &whole[..whole.len() / 2]).unwrap();
-        here.refresh();
+        // As often as somebody asks, though the log is told once.
+        for _ in 0..2 {
+            let why = here.refresh().unwrap_err();
+            assert!(why.contains("users.json"), "{why}");
+        }
         assert!(!is_let_in(&here, &pair.access_key) && is_let_in(&here, "ROOTKEY"));
         assert!(matches!(
             here.add("bob", StoredPolicy::None),
             Err(EditError::File(_))
         ));
         std::fs::write(dir.path().join("users.json"), &whole).unwrap();
-        here.refresh();
+        here.refresh().unwrap();
         assert!(is_let_in(&here, &pair.access_key));
         there.remove("ann").unwrap();
-        here.refresh();
+        here.refresh().unwrap();
         assert!(!is_let_in(&here, &pair.access_key));
     }
 

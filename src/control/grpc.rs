@@ -1,6 +1,7 @@
 //! The door of the gRPC service: connections in, callers judged, calls handed to the services.
 //! HTTP/2 only: a web page cannot speak it to this port.
 
+use std::cell::Cell;
 use std::collections::HashMap;
 use std::convert::Infallible;
 use std::pin::pin;
@@ -16,6 +17,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::Instant;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::ServerConfig;
 use tonic::Status;
@@ -62,6 +64,7 @@ pub(super) async fn serve(
     });
     let trusted = Arc::new(Semaphore::new(CONTROL_CONNECTIONS_MAX));
     let strangers = Arc::new(Semaphore::new(CONTROL_STRANGERS_MAX));
+    let mut refusals = Refusals::default();
     loop {
         let (socket, caller) = match listener.accept().await {
             Ok((socket, _)) => {
@@ -80,7 +83,9 @@ pub(super) async fn serve(
         };
         // One that finds no place is closed: waiting would keep the others out.
         let Ok(place) = Arc::clone(places).try_acquire_owned() else {
-            tracing::warn!(%caller, "control plane: too many connections; this one is closed");
+            if let Some(closed) = refusals.count(Instant::now()) {
+                tracing::warn!(%caller, closed, "control plane: too many connections");
+            }
             continue;
         };
         let work = connection(Rc::clone(&door), socket, tls.clone(), caller, place);
@@ -89,6 +94,26 @@ pub(super) async fn serve(
                 tracing::debug!(%error, "control plane: a connection broke");
             }
         });
+    }
+}
+
+/// Connections that were closed because there were too many: the log is not for them to fill.
+#[derive(Default)]
+struct Refusals {
+    told: Option<Instant>,
+    untold: u64,
+}
+
+impl Refusals {
+    /// One more; how many to tell of, unless some were told of a moment ago.
+    fn count(&mut self, now: Instant) -> Option<u64> {
+        self.untold = self.untold.saturating_add(1);
+        let is_early = |told| now.saturating_duration_since(told) < TELL_EVERY;
+        if self.told.is_some_and(is_early) {
+            return None;
+        }
+        self.told = Some(now);
+        Some(std::mem::take(&mut self.untold))
     }
 }
 
@@ -140,15 +165,10 @@ where
     S: AsyncRead + AsyncWrite + Unpin + 'static,
 {
     let is_stranger = matches!(caller, Caller::Stranger { .. });
-    let has_token = door.token.load().is_set();
-    let was_refused = Rc::new(std::cell::Cell::new(false));
+    let calls = Rc::new(Calls::default());
+    let seen = Rc::clone(&calls);
     let answer = service_fn(move |request| {
-        answer(
-            Rc::clone(&door),
-            caller.clone(),
-            Rc::clone(&was_refused),
-            request,
-        )
+        answer(Rc::clone(&door), caller.clone(), Rc::clone(&seen), request)
     });
     let connection = hyper::server::conn::http2::Builder::new(LocalExecutor)
         .timer(TokioTimer::new())
@@ -157,29 +177,44 @@ where
         .keep_alive_interval(KEEP_ALIVE_EVERY)
         .keep_alive_timeout(KEEP_ALIVE_MAX)
         .serve_connection(TokioIo::new(socket), answer);
-    let connection = pin!(connection);
-    if is_stranger && !has_token {
-        // Long enough to be told so.
-        return Ok(tokio::time::timeout(STRANGER_MAX, connection).await??);
+    let mut connection = pin!(connection);
+    if is_stranger {
+        // Long enough to show the token, or to be told to. One that is silent, or has no token,
+        // would keep a place from those who have.
+        match tokio::time::timeout(STRANGER_MAX, connection.as_mut()).await {
+            Ok(done) => return Ok(done?),
+            Err(_) if calls.let_in.get() => {}
+            Err(late) => return Err(late.into()),
+        }
     }
     Ok(connection.await?)
+}
+
+/// What a stranger's connection has come to.
+#[derive(Default)]
+struct Calls {
+    let_in: Cell<bool>,
+    refused: Cell<bool>,
 }
 
 /// One call. Who may not call learns that from the status, whatever it called.
 async fn answer(
     door: Rc<Door>,
     caller: Caller,
-    was_refused: Rc<std::cell::Cell<bool>>,
+    calls: Rc<Calls>,
     request: Request<Incoming>,
 ) -> Result<Response<Body>, Infallible> {
     let token = door.token.load_full();
     let caller = match caller {
-        Caller::Stranger { who } if token.is_in(request.headers()) => Caller::Trusted {
-            who: format!("{who} with the token"),
-        },
+        Caller::Stranger { who } if token.is_in(request.headers()) => {
+            calls.let_in.set(true);
+            Caller::Trusted {
+                who: format!("{who} with the token"),
+            }
+        }
         Caller::Stranger { who } => {
             // Once a connection: the log is not for strangers to fill.
-            if !was_refused.replace(true) {
+            if !calls.refused.replace(true) {
                 let call = request.uri().path();
                 tracing::warn!(caller = %who, call, "a call of the control plane was refused");
             }
@@ -246,7 +281,26 @@ const STREAMS_MAX: u32 = 64;
 const HEAD_BYTES_MAX: u32 = 16 << 10;
 const ACCEPT_PAUSE: Duration = Duration::from_millis(250);
 const HANDSHAKE_MAX: Duration = Duration::from_secs(10);
+/// A stranger makes its first call with the token in this time.
 const STRANGER_MAX: Duration = Duration::from_secs(5);
+/// Least time between two lines of the log about too many connections.
+const TELL_EVERY: Duration = Duration::from_secs(1);
 /// A peer that is gone is noticed, and its watchers end.
 const KEEP_ALIVE_EVERY: Duration = Duration::from_secs(30);
 const KEEP_ALIVE_MAX: Duration = Duration::from_secs(20);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn refused_connections_are_told_of_once_a_second_and_none_is_forgotten() {
+        let (mut refusals, start) = (Refusals::default(), Instant::now());
+        let mut count = |millis| refusals.count(start + Duration::from_millis(millis));
+        assert_eq!(count(0), Some(1));
+        assert_eq!([count(1), count(500), count(999)], [None; 3]);
+        assert_eq!(count(1000), Some(4));
+        assert_eq!(count(1001), None);
+        assert_eq!(count(9000), Some(2));
+    }
+}

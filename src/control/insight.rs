@@ -235,7 +235,10 @@ pub(super) fn reload(service: &Service) -> Result<proto::ReloadConfigResponse, S
         service.token.store(Arc::new(token));
         reloaded.push("the token".to_owned());
     }
-    service.accounts.refresh();
+    let users = service.accounts.refresh();
+    users.map_err(|why| {
+        Status::failed_precondition(format!("the stored users are locked out: {why}"))
+    })?;
     reloaded.push("the users".to_owned());
     Ok(proto::ReloadConfigResponse { reloaded })
 }

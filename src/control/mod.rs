@@ -243,7 +243,8 @@ async fn follow_users(accounts: Arc<Accounts>) {
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         tick.tick().await;
-        accounts.refresh();
+        // It has told the log.
+        let _ = accounts.refresh();
     }
 }
 

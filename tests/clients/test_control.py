@@ -232,6 +232,7 @@ def test_users_that_can_no_longer_be_trusted_are_locked_out_until_they_can(site,
         users.chmod(0o644)
     eventually_works(lambda: locked_out(s3))
     assert "users.json" in site_error(site, "user", "add", "bob")
+    assert "users.json" in site_error(site, "config", "reload")
     assert damage == "exposed" or users.read_bytes() != whole
     site.server.client().list_objects_v2(Bucket="data")
     users.write_bytes(whole)
@@ -399,6 +400,38 @@ def test_a_stranger_with_the_token_is_let_in(start, tmp_path, strangers):
         done = strangers(site, "info", "--token-file", own)
         assert done.returncode == status, done
     assert "an-operators-long-token" not in site.server.log.read_text()
+
+
+@needs_root
+def test_strangers_that_say_nothing_leave_room_for_those_with_the_token(start, tmp_path, strangers):
+    token = tmp_path / "token"
+    token.write_text("an-operators-long-token\n")
+    token.chmod(0o600)
+    site = Controlled(start, tmp_path, more=f'token_file = "{token}"')
+    own = shutil.copy(token, strangers.folder)
+    os.chown(own, STRANGER, STRANGER)
+    host, port = site.address.split(":")
+
+    def many():
+        """More than there are places for; what is left of them when they have been closed."""
+        silent = [socket.create_connection((host, int(port)), 10) for _ in range(40)]
+        for connection in silent:
+            connection.settimeout(20)
+            try:
+                while connection.recv(65536):
+                    pass
+            except ConnectionError:
+                pass
+        return b"all closed"
+
+    assert as_stranger(many) == b"all closed"
+    done = strangers(site, "info", "--token-file", own)
+    assert done.returncode == 0, done
+    refusals = site.server.log.read_text().count("too many connections")
+    assert 1 <= refusals <= 3, "a line a second at most"
+    # One that showed the token stays: this goes on for longer than strangers may be silent.
+    done = strangers(site, "top", "--interval", "4s", "--count", "3", "--token-file", own)
+    assert done.returncode == 0, done
 
 
 def test_http_1_is_not_spoken(site):
