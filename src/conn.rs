@@ -105,10 +105,10 @@ pub async fn serve<A: App>(
         pace: Rc::clone(pace),
     };
     let Some(tls) = tls else {
-        return match pace.unless_cut(io.sniff()).await? {
-            Sniffed::Http1 => serve_http1(call, io).await,
-            Sniffed::Http2 => serve_http2(call, io).await,
-            Sniffed::Closed => Ok(()),
+        return match pace.unless_stopped(io.sniff()).await? {
+            Some(Sniffed::Http1) => serve_http1(call, io).await,
+            Some(Sniffed::Http2) => serve_http2(call, io).await,
+            Some(Sniffed::Closed) | None => Ok(()),
         };
     };
     pace.expect_handshake();

@@ -272,6 +272,19 @@ impl Pace {
         self.order(self.order.get());
     }
 
+    /// Waits for a peer's first bytes; `None`: it sent none, and the connection is to stop.
+    pub async fn unless_stopped<T>(&self, work: impl Future<Output = T>) -> Result<Option<T>, Cut> {
+        let mut work = pin!(work);
+        std::future::poll_fn(|cx| match self.orders(cx) {
+            Order::Cut(cut) => Poll::Ready(Err(cut)),
+            order => match work.as_mut().poll(cx) {
+                Poll::Pending if order == Order::Stop && self.may_stop() => Poll::Ready(Ok(None)),
+                polled => polled.map(|done| Ok(Some(done))),
+            },
+        })
+        .await
+    }
+
     /// Runs `work` to its end, or gives up when the connection is told to close.
     pub async fn unless_cut<T>(&self, work: impl Future<Output = T>) -> Result<T, Cut> {
         let mut work = pin!(work);

@@ -97,6 +97,21 @@ def test_what_was_sent_before_the_stop_is_answered_on_connections_that_were_kept
         connection.close()
 
 
+def test_a_connection_that_says_nothing_delays_no_stop(tmp_path):
+    (tmp_path / "data").mkdir()
+    manager = Manager(tmp_path)
+    manager.start()
+    with socket.create_connection(("127.0.0.1", manager.port), 20) as silent:
+        with socket.create_connection(("127.0.0.1", manager.port), 20) as other:
+            # Accepted in order: the silent one is there when this is answered.
+            other.sendall(b"GET /-/healthz HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n")
+            assert other.recv(1000).startswith(b"HTTP/1.1 200")
+        manager.process.terminate()
+        # 30 s are the most that a stop may take; a silent connection gets a second or two.
+        assert manager.process.wait(20) == 0
+        assert silent.recv(1) == b""
+
+
 def reply(stream):
     """The status line of a reply of 100 bytes, and whether it says that the connection ends."""
     status, closes = stream.readline().strip(), False
